@@ -1,4 +1,4 @@
-"""A dict-backed `raftd.kv.transaction.Transaction`; `tests/store/test_transaction.py` holds it to the real one."""
+"""A dict-backed `raftd.kv.transaction.Transaction`; the tests in tests/store hold it to the real one."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence

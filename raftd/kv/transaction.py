@@ -1,7 +1,7 @@
 """The ordered-map transaction that the state machine reads and writes.
 
-`raftd.kv` knows nothing of LMDB, files or threads; it sees tables of bytes to bytes, ordered by the bytes of the
-key. `raftd.store` supplies the real thing, the tests a dict-backed one that passes the same tests
+`raftd.kv` knows nothing of LMDB, files or threads; it sees tables of bytes to bytes, ordered by the bytes of
+the key. `raftd.store` supplies the real thing, the tests a dict-backed one that passes the same tests
 (`tests/memory_transaction.py`). Keys are 1 to `MAX_KEY_BYTES` bytes long; values may be empty.
 """
 
