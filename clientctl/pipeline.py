@@ -1,0 +1,274 @@
+"""Pending operations on a succession of streams: what waits in `PendingOperations` is driven over a
+`MessageStream`.
+
+One Trio task sends, one receives, one keeps the nearest deadline; there is no task and no timer per
+operation. Whatever has gathered while the last message was being written goes out as the next one. This
+module does not know where the streams come from: `clientctl.client` opens them to an endpoint, proxyd to
+the leader's node.
+"""
+
+import contextlib
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import outcome
+import trio
+
+from clientctl.config import COMMAND_BYTES_OVERHEAD, PipelineLimits
+from clientctl.pending import Digest, Finish, FinishRead, PendingOperations
+from proto import errors
+from proto.errors import Status
+from proto.session_pb2 import Command, NotLeader, ReadResult, Result
+from proto.stream import MessageStream, StreamEnded
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamEnd:
+    """Why `Pipeline.drive` returned. All three empty: the stream ended cleanly, which proves nothing."""
+
+    not_leader: NotLeader | None = None
+    error: Status | None = None
+    # The upstream is there but answered UNAVAILABLE (only with `leave_when_unavailable`).
+    unavailable: bool = False
+
+
+class Pipeline:
+    """Operations towards "the current upstream", bounded in number and bytes.
+
+    `run()` must be running (it keeps the deadlines, with an upstream or without); `drive()` binds one
+    stream at a time. What an upstream left unanswered is kept and sent on the next one, commands under
+    their old numbers. Deadlines are times of the Trio clock. At its deadline an operation ends as not done
+    when no sending of it can have had an effect, and as unknown otherwise.
+    """
+
+    def __init__(
+        self, limits: PipelineLimits | None = None, *, jitter: Callable[[], float] | None = None
+    ) -> None:
+        self._pending = PendingOperations(limits or PipelineLimits(), jitter or _jitter)
+        self._work = trio.Event()
+        self._earlier = trio.Event()
+        self._wake_at = -math.inf
+        self._room = trio.lowlevel.ParkingLot()
+        self._driving = False
+
+    def __len__(self) -> int:
+        """Operations that wait for an answer."""
+        return len(self._pending)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the requests that wait for an answer."""
+        return self._pending.size
+
+    @property
+    def connected(self) -> bool:
+        """Whether a stream is being driven."""
+        return self._driving
+
+    # Operations, for callers that wait
+
+    async def submit(self, session: int, first_outstanding: int, command: Command, deadline: float) -> Result:
+        """Carry one command to its result; waits for room first when the pipeline is full.
+
+        The command becomes the pipeline's own. The result has the server's code, text and body, and an
+        outcome: DECIDED; NOT_DONE (surely not executed); UNKNOWN; SESSION_EXPIRED (surely not executed, and
+        the session is gone). Raises nothing but Trio's Cancelled, after which an unsent command is never
+        sent and a sent one is unknown (hazard 82).
+        """
+        if not await self._wait_for_room(len(command.request) + COMMAND_BYTES_OVERHEAD, deadline):
+            code, text = errors.TIMEOUT
+            sequence = command.sequence
+            return Result(session=session, sequence=sequence, code=code, text=text, outcome=Result.NOT_DONE)
+        task = trio.lowlevel.current_task()
+
+        def finish(result: Result) -> None:
+            trio.lowlevel.reschedule(task, outcome.Value(result))
+
+        operation = self._pending.add_command(session, first_outstanding, command, deadline, finish)
+        self._added(deadline)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._pending.withdraw(operation, finish)
+            self._make_room()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        result = await trio.lowlevel.wait_task_rescheduled(abort)
+        assert isinstance(result, Result)
+        return result
+
+    async def submit_read(
+        self, request: bytes, deadline: float, *, txn: bool = False, min_revision: int = 0, keep: bool = True
+    ) -> ReadResult:
+        """Carry one read to its result; waits for room first when the pipeline is full.
+
+        `request`: a serialized RangeRequest, or with `txn` a read-only TxnRequest. With `keep` it is sent
+        again on the next upstream until its deadline; without, the loss of the upstream ends it with
+        UNAVAILABLE.
+        """
+        if not await self._wait_for_room(len(request) + COMMAND_BYTES_OVERHEAD, deadline):
+            code, text = errors.TIMEOUT
+            return ReadResult(code=code, text=text)
+        task = trio.lowlevel.current_task()
+
+        def finish(result: ReadResult) -> None:
+            trio.lowlevel.reschedule(task, outcome.Value(result))
+
+        operation = self._pending.add_read(request, txn, min_revision, deadline, finish, keep=keep)
+        self._added(deadline)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._pending.withdraw_read(operation)
+            self._make_room()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        result = await trio.lowlevel.wait_task_rescheduled(abort)
+        assert isinstance(result, ReadResult)
+        return result
+
+    # Operations, for callers that relay
+
+    def offer(
+        self, session: int, first_outstanding: int, command: Command, deadline: float, finish: Finish
+    ) -> bool:
+        """Take a command without waiting; False when full or past its deadline, and then `finish` is never
+        called.
+
+        Otherwise `finish(result)` is called once, synchronously from a task of the pipeline; it must not
+        wait, and the result's session and sequence are those given here. The command becomes the pipeline's
+        own.
+        """
+        size = len(command.request) + COMMAND_BYTES_OVERHEAD
+        if deadline <= trio.current_time() or not self._pending.has_room(size):
+            return False
+        self._pending.add_command(session, first_outstanding, command, deadline, finish)
+        self._added(deadline)
+        return True
+
+    def offer_read(
+        self,
+        request: bytes,
+        deadline: float,
+        finish: FinishRead,
+        *,
+        txn: bool = False,
+        min_revision: int = 0,
+        keep: bool = True,
+    ) -> bool:
+        """Take a read without waiting; as `offer`. The id of its result is the pipeline's, not the
+        caller's."""
+        size = len(request) + COMMAND_BYTES_OVERHEAD
+        if deadline <= trio.current_time() or not self._pending.has_room(size):
+            return False
+        self._pending.add_read(request, txn, min_revision, deadline, finish, keep=keep)
+        self._added(deadline)
+        return True
+
+    async def wait_for_room(self, size: int) -> None:
+        """Return when an operation whose request has `size` bytes fits; callers are let in one by one."""
+        while not self._pending.has_room(size):
+            await self._room.park()
+
+    def end_all(self, code: int, text: str) -> None:
+        """End everything that waits, as not done or unknown, with this code and text."""
+        self._pending.end_all(code, text)
+        self._make_room()
+
+    # Tasks
+
+    async def run(self) -> None:
+        """Keep the deadlines, until cancelled."""
+        while True:
+            self._earlier = trio.Event()
+            self._wake_at = self._pending.nearest_deadline()
+            with trio.CancelScope(deadline=self._wake_at):
+                await self._earlier.wait()
+            self._pending.expire(trio.current_time())
+            self._make_room()
+
+    async def drive(self, stream: MessageStream, *, leave_when_unavailable: bool = False) -> UpstreamEnd:
+        """Send and receive on `stream` until it ends, fails, or its node does not lead; one stream at a time.
+
+        With `leave_when_unavailable` also when it answers UNAVAILABLE. The stream itself is the caller's to
+        close. Cancelling is the way to leave it for another.
+        """
+        assert not self._driving, "a pipeline drives one stream at a time"
+        self._driving = True
+        ends: list[UpstreamEnd] = []
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send, stream)
+                await self._receive(stream, ends, leave_when_unavailable)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._driving = False
+            end = ends[0] if ends else UpstreamEnd()
+            # No server that has the service says that it is not implemented.
+            unprocessed = end.error is not None and end.error.code == errors.UNIMPLEMENTED
+            self._pending.upstream_lost(unprocessed=unprocessed)
+            self._make_room()
+        return end
+
+    async def _send(self, stream: MessageStream) -> None:
+        # When the stream fails here, the receiver meets the same end, after all that has arrived before it.
+        with contextlib.suppress(StreamEnded, Status):
+            while True:
+                self._work = trio.Event()
+                now = trio.current_time()
+                request = self._pending.next_request(now)
+                if request is not None:
+                    await stream.send(request)
+                    continue
+                paused_until = self._pending.paused_until
+                with trio.CancelScope(deadline=paused_until if paused_until > now else math.inf):
+                    await self._work.wait()
+
+    async def _receive(
+        self, stream: MessageStream, ends: list[UpstreamEnd], leave_when_unavailable: bool
+    ) -> None:
+        try:
+            while True:
+                for reply in await stream.receive_all():
+                    digest = self._pending.receive(reply, trio.current_time())
+                    self._make_room()
+                    if end := _end_after(digest, leave_when_unavailable):
+                        ends.append(end)
+                        return
+                    if digest.unavailable:
+                        self._work.set()
+        except StreamEnded:
+            ends.append(UpstreamEnd())
+        except Status as error:
+            ends.append(UpstreamEnd(error=error))
+
+    # Waking
+
+    def _added(self, deadline: float) -> None:
+        self._work.set()
+        if deadline < self._wake_at:
+            self._earlier.set()
+
+    def _make_room(self) -> None:
+        if self._room and (free := self._pending.limits.operations_max - len(self._pending)) > 0:
+            self._room.unpark(count=free)
+
+    async def _wait_for_room(self, size: int, deadline: float) -> bool:
+        if self._pending.has_room(size):
+            return deadline > trio.current_time()
+        with trio.CancelScope(deadline=deadline):
+            await self.wait_for_room(size)
+            return True
+        return False
+
+
+def _end_after(digest: Digest, leave_when_unavailable: bool) -> UpstreamEnd | None:
+    if digest.not_leader is not None:
+        return UpstreamEnd(not_leader=digest.not_leader)
+    if digest.unavailable and leave_when_unavailable:
+        return UpstreamEnd(unavailable=True)
+    return None
+
+
+def _jitter() -> float:
+    return random.uniform(0.5, 1.0)
