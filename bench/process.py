@@ -22,11 +22,12 @@ def start(
     environ: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
 ) -> "subprocess.Popen[bytes]":
-    """Start `argv` with both outputs appended to `log`; it dies with the calling thread, which must be a lasting one.
+    """Start `argv` with both outputs appended to `log`; it dies with the calling thread, which must be a
+    lasting one.
 
-    That rules out `trio.run_process`, which forks on a pool thread that ends when idle; the fork itself takes about
-    a millisecond. The process gets a group of its own, so that a Ctrl-C reaches only its parent, who stops it in
-    order. `prefix` is a program that becomes `argv` while keeping the pid (`strace -D`).
+    That rules out `trio.run_process`, which forks on a pool thread that ends when idle; the fork itself takes
+    about a millisecond. The process gets a group of its own, so that a Ctrl-C reaches only its parent, who
+    stops it in order. `prefix` is a program that becomes `argv` while keeping the pid (`strace -D`).
 
     Raises OSError when the log cannot be written.
     """
@@ -54,14 +55,16 @@ async def wait(process: "subprocess.Popen[bytes]") -> int:
 
 
 async def stop(process: "subprocess.Popen[bytes]", timeout_s: float) -> int:
-    """SIGTERM, and SIGKILL after `timeout_s`; the exit status. Shielded: an end that was begun is finished."""
+    """SIGTERM, and SIGKILL after `timeout_s`; the exit status. An end that was begun is finished."""
     with trio.CancelScope(shield=True):
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             with trio.move_on_after(timeout_s):
-                return await wait(process)
+                await wait(process)
+        if process.poll() is None:
             process.kill()
-        return await wait(process)
+            await wait(process)
+    return process.wait()
 
 
 async def stop_stranger(pid: int, argv: Sequence[str], timeout_s: float) -> None:

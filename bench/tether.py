@@ -1,8 +1,9 @@
 """Ties a process to the life of its parent, then becomes the program it was given.
 
-Run by path in a bare interpreter (`bench.process.start` does), as `tether.py PARENT_PID PROGRAM ARGUMENT...`. The
-kernel kills the process when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG; the setting survives
-execve), so that even a launcher that got SIGKILL leaves nothing behind. It imports nothing of this project.
+Run by path in a bare interpreter (`bench.process.start` does), as `tether.py PARENT_PID PROGRAM ARGUMENT...`.
+The kernel kills the process when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG; the setting
+survives execve), so that even a launcher that got SIGKILL leaves nothing behind. It imports nothing of this
+project.
 """
 
 import ctypes
