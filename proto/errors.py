@@ -1,7 +1,7 @@
 """A call's failure as a value: gRPC status code, text and, for writes, what is known of the outcome.
 
-Codes and texts are etcd's (`rpctypes/error.go`): clients match on both. This module knows nothing of grpc; the
-bridge turns a `Status` raised by a service into the call's status, and a failed call back into a `Status`.
+Codes and texts are etcd's (`rpctypes/error.go`): clients match on both. This module knows nothing of grpc;
+the bridge turns a `Status` raised by a service into the call's status, and a failed call back into one.
 Every part that answers or reads an etcd error uses the table below: `raise Status(*KEY_NOT_PROVIDED)`.
 """
 
@@ -52,8 +52,8 @@ UNKNOWN_OUTCOME: Final = "unknown"
 class Status(Exception):
     """A call failed.
 
-    `code` is the gRPC status code as a number, `text` its message. `outcome` is set where the fate of a write is
-    at stake: "not-done" (it surely changed nothing), "unknown" (it may have happened), or None (nothing is said).
+    `code` is the gRPC status code as a number, `text` its message. `outcome` is set where the fate of a write
+    is at stake: "not-done" (it surely changed nothing), "unknown" (it may have happened), or None.
     """
 
     def __init__(self, code: int, text: str, outcome: str | None = None) -> None:

@@ -1,0 +1,39 @@
+"""Every bound of the state machine, in one place.
+
+They are part of the replicated state's definition: all nodes of a cluster must use the same values, because a
+command's result depends on them. None of them is a setting.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+MAX_COMMANDS_PER_ENTRY: Final = 1 << 16
+"""A session's id holds its REGISTER command's position in the entry in 16 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The production values are the defaults; tests make them small."""
+
+    max_request_bytes: int = 3 * 512 * 1024
+    """etcd's --max-request-bytes: 1.5 MiB, for requests that enter the log."""
+    max_txn_operations: int = 128
+    """etcd's --max-txn-ops, per list of a transaction; nested transactions share what is left."""
+
+    max_sessions: int = 10_000
+    """One more evicts the session that has been idle for longest."""
+    session_idle_ms: int = 600_000
+    """Cluster time without a command after which a session ends."""
+    session_touch_ms: int = 1_000
+    """How coarsely a session's last use is recorded: a write of the index at most this often."""
+    max_expired_per_entry: int = 64
+    """Sessions that one entry ends by expiry, so that no entry takes long to apply; the next ones go on."""
+    session_window_commands: int = 4096
+    """A command this far or further beyond the session's first outstanding one is refused."""
+    max_kept_result_bytes: int = 32 * 1024
+    """A larger reply is not kept for a second asking: "applied at revision R, reply gone"."""
+    max_kept_session_bytes: int = 4 * 1024 * 1024
+    """Beyond this sum of kept replies a session keeps no further bodies."""
+
+
+LIMITS: Final = Limits()

@@ -1,0 +1,55 @@
+"""The state machine's own few numbers: one record, read and written once per entry."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgpack
+
+from raftd.kv.command import NewerFormat
+from raftd.kv.transaction import Reader, Transaction
+
+STATE: Final = "state"
+_KEY: Final = b"state"
+_FORMAT: Final = 1
+
+
+@dataclass(slots=True)
+class State:
+    revision: int = 1
+    """The current revision. An empty store has 1; the first write makes 2."""
+    compacted_revision: int = -1
+    """Revisions below it are gone; etcd's value for "never compacted" is -1, and a client can see it."""
+    cluster_time_ms: int = 0
+    """The highest time of any applied entry: the only clock that `apply` knows (hazard 33)."""
+    next_node_id: int = 1
+    """The next free id of the key trie."""
+    session_count: int = 0
+    next_expiry_ms: int = 0
+    """No session can have expired before this cluster time."""
+
+    @classmethod
+    def load(cls, reader: Reader) -> "State":
+        record = reader.get(STATE, _KEY)
+        if record is None:
+            return cls()
+        fields = msgpack.unpackb(record)
+        if fields[0] != _FORMAT:
+            raise NewerFormat(f"table {STATE}: record of format {fields[0]}, this program knows {_FORMAT}")
+        return cls(*fields[1:])
+
+    def save(self, transaction: Transaction) -> None:
+        transaction.put(
+            STATE,
+            _KEY,
+            msgpack.packb(
+                (
+                    _FORMAT,
+                    self.revision,
+                    self.compacted_revision,
+                    self.cluster_time_ms,
+                    self.next_node_id,
+                    self.session_count,
+                    self.next_expiry_ms,
+                )
+            ),
+        )
