@@ -18,13 +18,13 @@ RECEIVE_BYTES: Final = 4 * 1024 * 1024
 `request is too large`, and above a peer's largest append (hazard 90)."""
 
 CLIENT_RECEIVE_BYTES: Final = 2**31 - 1
-"""The largest reply a client takes: etcd's own client has this limit, because a range may return the whole store."""
+"""The largest reply a client takes, as in etcd's own client: a range may return the whole store."""
 
 PENDING_CALLS: Final = 100_000
-"""grpc refuses new calls at random, as CANCELLED, from 1,000 waiting ones on; admission belongs to the services."""
+"""Left alone, grpc refuses calls at random, as CANCELLED, once about 1,000 wait. Admission is for the services."""
 
 _BOTH: Final[Options] = (
-    # With bandwidth probing grpc itself takes 5 MB per stream whose reader sleeps; without, back-pressure arrives.
+    # With bandwidth probing grpc takes 5 MB per stream whose reader sleeps; without, back-pressure arrives.
     ("grpc.http2.bdp_probe", 0),
     # An idle connection is kept as long as both sides are alive, and pings without calls are not an offence.
     ("grpc.http2.max_pings_without_data", 0),
@@ -52,7 +52,7 @@ SERVER_OPTIONS: Final[Options] = (
 
 CLIENT_OPTIONS: Final[Options] = (
     *_BOTH,
-    # The floor of reconnecting is 100 ms whatever is asked; `min` is the connect timeout. Defaults wait minutes.
+    # 100 ms is the floor of reconnecting; `min` is the connect timeout; the defaults wait for minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 100),
@@ -71,7 +71,7 @@ CLIENT_OPTIONS: Final[Options] = (
 )
 
 _LINK: Final[dict[str, int | str]] = {
-    # Notice a stopped peer in about two seconds. Keepalive alone does not; the ping timeout (60 s) must be set too.
+    # Notice a stopped peer in about two seconds: keepalive alone does not, the ping timeout is 60 s.
     "grpc.keepalive_time_ms": 1000,
     "grpc.keepalive_timeout_ms": 1000,
     "grpc.http2.ping_timeout_ms": 1000,
@@ -82,4 +82,4 @@ LINK_OPTIONS: Final[Options] = tuple({**dict(CLIENT_OPTIONS), **_LINK}.items())
 """For the long-lived links between our own daemons (peers, proxyd to raftd)."""
 
 ISOLATED: Final[Options] = (("grpc.use_local_subchannel_pool", 1),)
-"""A connection of the channel's own: otherwise channels to one address share one, and bulk delays heartbeats."""
+"""A connection of its own: otherwise channels to one address share one, and bulk delays heartbeats."""

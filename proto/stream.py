@@ -1,7 +1,7 @@
 """A two-way stream of messages as node, proxy and client see it, and an in-memory pair of them.
 
-Knows nothing of grpc or asyncio. `proto.bridge` has the real streams (a server's `Call`, a client's `Stream`); logic
-that is written against `MessageStream` runs in tests on `in_memory_pair()` under Trio's autojump clock.
+Knows nothing of grpc or asyncio. `proto.bridge` has the real streams (a server's `Call`, a client's `Stream`);
+logic that is written against `MessageStream` runs in tests on `in_memory_pair()` under Trio's autojump clock.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from proto.options import STREAM_MESSAGES
 class StreamEnded(Exception):
     """The other side has ended the stream without an error, or seems to have.
 
-    A cancelled or expired call may look the same (grpc reports the end of requests first), so this proves nothing:
-    whatever must be complete carries its own end mark.
+    A cancelled or expired call may look the same (grpc reports the end of requests first), so this proves
+    nothing: whatever must be complete carries its own end mark.
     """
 
 
@@ -31,12 +31,15 @@ class MessageStream(Protocol):
     async def receive_all(self) -> list[Any]:
         """All that has arrived, in order, at least one message; waits for the first.
 
-        Raises `StreamEnded` or, when the call failed, `Status`; in both cases after everything that had arrived
-        before was returned.
+        Raises `StreamEnded` or, when the call failed, `Status`; in both cases after everything that had
+        arrived before was returned.
         """
 
     async def send(self, message: Any) -> None:
-        """Queue `message`, waiting while the queue is full. Raises `StreamEnded` or `Status` once the call is over."""
+        """Queue `message`, waiting while the queue is full.
+
+        Raises `StreamEnded` or `Status` once the call is over.
+        """
 
     def offer(self, message: Any) -> bool:
         """Queue `message` if there is room and say whether there was; never waits. Raises as `send` does."""
