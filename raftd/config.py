@@ -1,0 +1,44 @@
+"""Every bound and every default of raftd, in one place, and its flags. The core's own are in `raftd.core.config`,
+the state machine's in `raftd.kv.limits`."""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+TICK_MS: Final = 5
+"""The unit of Raft's clock (DESIGN §3)."""
+
+# Commands on their way (raftd.proposals). Above these a write is refused before the log.
+MAX_PENDING_COMMANDS: Final = 32_768
+MAX_PENDING_BYTES: Final = 64 * MIB
+# One log entry. A single larger command travels alone.
+MAX_ENTRY_BYTES: Final = 256 * KIB
+MAX_ENTRY_COMMANDS: Final = 4_096
+
+# Reads (raftd.reads).
+MAX_PENDING_READS: Final = 65_536
+MAX_READ_BATCH: Final = 512
+MAX_CONCURRENT_SCANS: Final = 4
+READ_RETRY_S: Final = 0.01
+READ_SWEEP_S: Final = 0.1
+
+# Peers (raftd.peers).
+PEER_FORMAT: Final = 1
+REDIAL_MIN_S: Final = 0.02
+REDIAL_MAX_S: Final = 0.5
+IDENTIFY_TIMEOUT_S: Final = 1.0
+IDENTIFY_RETRY_S: Final = 0.1
+
+# Services (raftd.services).
+REQUEST_TIMEOUT_S: Final = 5.0
+"""Without a deadline of its own a request is held this long plus two election timeouts, as in etcd."""
+DEADLINE_MARGIN_S: Final = 0.02
+"""Waiting ends this much before the caller's deadline, so that the answer still reaches it."""
+MAX_REPLY_BYTES: Final = 256 * KIB
+MAX_GATHERED_BYTES: Final = 16 * MIB
+"""Results waiting on one session stream; above it the stream's commands are no longer read."""
+TABLE_HEARTBEAT_S: Final = 0.1
+SHUTDOWN_TRANSFER_S: Final = 1.0
+SHUTDOWN_DRAIN_S: Final = 2.0
+WRITER_CLOSE_S: Final = 1.0

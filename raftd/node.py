@@ -1,0 +1,274 @@
+"""The node: Raft, the store and the links joined into one loop, on the Trio thread.
+
+A *turn* takes all that arrived (messages, ticks, completed writes, proposals, reads), steps Raft, and hands on what
+became due: messages to the links, writes to the writer thread, results to whoever waits. One task owns Raft; nothing
+here awaits in the middle of a turn, so no lock is needed (hazards 7, 81). What may leave before a write and what only
+after it is written in `raftd.core.ready`; this module obeys it.
+"""
+
+import contextlib
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn, Protocol
+
+import structlog
+import trio
+
+from raftd import config
+from raftd.core import LogRead, Raft, RaftConfig, Ready, Role, SoftState
+from raftd.core.messages import Entry, EntryKind, Envelope, Message
+from raftd.kv import StateMachine
+from raftd.kv.command import Result, decode_payload
+from raftd.proposals import Proposals, Submission
+from raftd.reads import Read, Reads
+from raftd.store import Completion, Recovered, Store, WriteJob, Writer
+
+log = structlog.get_logger()
+
+_Report = Completion[list[Result]] | Exception
+
+
+class Links(Protocol):
+    """How messages leave. A message that cannot be sent now is dropped: Raft repeats what matters."""
+
+    def send(self, envelopes: Sequence[Envelope]) -> None: ...
+
+
+@dataclass(slots=True)
+class _Write:
+    """A write under way and the messages that wait for it."""
+
+    last_index: int
+    last_term: int
+    messages: list[Envelope]
+
+
+class Node:
+    """Owns Raft for the life of the process. All methods are called on the Trio thread and return at once.
+
+    Invariant: `_writing` holds, in order, the jobs with term, vote or entries that the writer has not reported durable.
+    """
+
+    def __init__(
+        self,
+        raft_config: RaftConfig,
+        recovered: Recovered,
+        store: Store,
+        state_machine: StateMachine,
+        links: Links,
+        seed: random.Random,
+        cluster_time_ms: int = 0,
+    ) -> None:
+        self.raft = Raft(
+            raft_config,
+            seed,
+            recovered.hard_state,
+            recovered.base_index,
+            recovered.base_term,
+            recovered.entries,
+            recovered.applied_index,
+        )
+        self.soft_state = SoftState(self.raft.role, self.raft.term, self.raft.leader)
+        self.soft_state_changed = trio.Event()
+        self.leaving = False
+        self.applied_index = recovered.applied_index
+        self.durable_applied_index = recovered.applied_index
+        self.reads = Reads(store, state_machine.current_revision, raft_config.node_id)
+        self._config = raft_config
+        self._store = store
+        self._state_machine = state_machine
+        self._links = links
+        self._proposals = Proposals()
+        self._writer: Writer[list[Result]] | None = None
+        self._writing: deque[_Write] = deque()
+        self._arrived: list[Callable[[], None]] = []
+        self._awake = trio.Event()
+        self._ticked_at = 0.0
+        self._swept_at = 0.0
+        self._cluster_time_ms = cluster_time_ms
+        self._in_office_since = 0.0
+        self._last_commands: Entry | None = None
+        self._log = log.bind(node=f"{raft_config.node_id:x}")
+
+    # What the rest of the process asks for.
+
+    def receive(self, sender: int, messages: Sequence[Message]) -> None:
+        """Messages from another node, in the order of their stream."""
+        self._arrived.extend(partial(self.raft.step, sender, message) for message in messages)
+        self._awake.set()
+
+    def stream_broken(self, peer: int) -> None:
+        """The control stream from `peer` ended: it may be gone (DESIGN §3, fast failover)."""
+        self._arrived.append(partial(self.raft.leader_stream_broken, peer))
+        self._awake.set()
+
+    def submit(self, submission: Submission) -> None:
+        """Takes commands for the log; their `done` is called in a later turn, or at once when refused."""
+        self._proposals.add(submission)
+        self._awake.set()
+
+    def read(self, read: Read) -> None:
+        """Takes a read; its `done` is called in a later turn, or at once when refused."""
+        self.reads.add(read)
+        self._awake.set()
+
+    def transfer_leadership(self, to: int | None = None) -> None:
+        """Thesis §3.10; `to` None means the follower that is furthest."""
+        self._arrived.append(lambda: void(self.raft.transfer_leadership(to)))
+        self._awake.set()
+
+    def leave(self) -> None:
+        """Shows in the leader table that this node is about to stop."""
+        self.leaving = True
+        self._announce()
+
+    @property
+    def leads(self) -> bool:
+        return self.soft_state.role is Role.LEADER
+
+    # The loop.
+
+    async def run(self) -> NoReturn:
+        """Turns until cancelled. Raises what ended the writer: `Fenced` when the store failed, and then the node must
+        stop for good."""
+        self._ticked_at = self._swept_at = self._in_office_since = trio.current_time()
+        entry_queue = trio.lowlevel.current_trio_token()
+
+        def done(reports: Sequence[_Report]) -> None:
+            with contextlib.suppress(trio.RunFinishedError):
+                entry_queue.run_sync_soon(self._reported, reports)
+
+        writer = self._writer = Writer(self._store, self._state_machine.apply, done)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.reads.run)
+                while True:
+                    await self._sleep()
+                    self._turn(nursery)
+        finally:
+            with trio.move_on_after(config.WRITER_CLOSE_S, shield=True):  # a hung disk must not keep us
+                await trio.to_thread.run_sync(writer.close, abandon_on_cancel=True)
+
+    async def _sleep(self) -> None:
+        due_s = self.raft.ticks_until_due() * self._config.tick_ms / 1000
+        due_at = min(self._ticked_at + due_s, trio.current_time() + self.reads.next_retry_s())
+        with trio.move_on_at(due_at):
+            await self._awake.wait()
+        self._awake = trio.Event()
+
+    def _turn(self, nursery: trio.Nursery) -> None:
+        arrived, self._arrived = self._arrived, []
+        for happen in arrived:
+            happen()
+        self._tick()
+        self._proposals.propose(self.raft, self._now_cluster_time_ms())
+        self.reads.begin_round(self.raft)
+        while self.raft.has_ready():
+            self._act_on(self.raft.ready(), nursery)
+        if self.reads.release(self.durable_applied_index) and self.applied_index > self.durable_applied_index:
+            self._submit(WriteJob(commit_now=True))
+
+    def _tick(self) -> None:
+        now = trio.current_time()
+        ticks = int((now - self._ticked_at) * 1000 / self._config.tick_ms)
+        if ticks:
+            self._ticked_at += ticks * self._config.tick_ms / 1000
+            self.raft.tick(ticks)
+        if now - self._swept_at >= config.READ_SWEEP_S:
+            self._swept_at = now
+            self.reads.expire()
+
+    def _act_on(self, ready: Ready, nursery: trio.Nursery) -> None:
+        if ready.soft_state is not None:
+            self._change_soft_state(ready.soft_state)
+        self._links.send(ready.messages)
+        job = WriteJob(ready.hard_state, ready.entries, ready.committed)
+        if _must_be_durable(job):
+            last = (ready.entries[-1].index, ready.entries[-1].term) if ready.entries else (0, 0)
+            self._writing.append(_Write(*last, ready.messages_after_write))
+            self._submit(job)
+        else:
+            if job.committed:
+                self._submit(job)
+            if self._writing:
+                self._writing[-1].messages.extend(ready.messages_after_write)
+            else:
+                self._links.send(ready.messages_after_write)
+        for state in ready.reads:
+            self.reads.round_ended(state)
+        for log_read in ready.log_reads:
+            nursery.start_soon(self._load_log, log_read)
+
+    def _submit(self, job: WriteJob) -> None:
+        assert self._writer is not None, "the writer starts before the first turn"
+        self._writer.submit(job)
+
+    def _reported(self, reports: Sequence[_Report]) -> None:
+        self._arrived.extend(partial(self._take_report, report) for report in reports)
+        self._awake.set()
+
+    def _take_report(self, report: _Report) -> None:
+        if isinstance(report, Exception):
+            raise report
+        for entry, results in report.results:
+            self._applied(entry, results)
+        self.durable_applied_index = report.durable_applied_index
+        if report.durable and _must_be_durable(report.job):
+            write = self._writing.popleft()
+            self._links.send(write.messages)
+            self.raft.written(write.last_index, write.last_term)
+
+    def _applied(self, entry: Entry, results: Sequence[Result]) -> None:
+        self.applied_index = entry.index
+        if entry.kind is EntryKind.COMMANDS:
+            self._last_commands = entry
+        elif self.leads:
+            self._take_up_cluster_time()
+        self._proposals.applied(entry, results)
+        self.raft.applied(entry.index)
+
+    async def _load_log(self, log_read: LogRead) -> None:
+        prev_term, entries = await trio.to_thread.run_sync(
+            self._store.load_entries, log_read.first_index, log_read.max_bytes
+        )
+        self._arrived.append(partial(self.raft.log_loaded, log_read.follower, prev_term, entries))
+        self._awake.set()
+
+    # Cluster time (DESIGN §6): it stands in the log and never goes back; a leader proposes the last value plus its own
+    # monotonic time in office, which it counts from the no-op of its term: by then all earlier entries are applied.
+
+    def _now_cluster_time_ms(self) -> int:
+        return self._cluster_time_ms + int((trio.current_time() - self._in_office_since) * 1000)
+
+    def _take_up_cluster_time(self) -> None:
+        if self._last_commands is not None:
+            last_ms, _ = decode_payload(self._last_commands.payload)
+            self._cluster_time_ms = max(self._cluster_time_ms, last_ms)
+        self._in_office_since = trio.current_time()
+
+    def _change_soft_state(self, soft_state: SoftState) -> None:
+        previous, self.soft_state = self.soft_state, soft_state
+        if soft_state.role is Role.LEADER and previous.role is not Role.LEADER:
+            self._take_up_cluster_time()
+        self._announce()
+        self._log.info(
+            "role changed" if soft_state.role is not previous.role else "leader changed",
+            role=soft_state.role.value,
+            term=soft_state.term,
+            leader=f"{soft_state.leader:x}" if soft_state.leader is not None else None,
+        )
+
+    def _announce(self) -> None:
+        changed, self.soft_state_changed = self.soft_state_changed, trio.Event()
+        changed.set()
+
+
+def _must_be_durable(job: WriteJob) -> bool:
+    return job.hard_state is not None or bool(job.entries)
+
+
+def void(_: object) -> None:
+    """Drops a value where a callback must return none."""

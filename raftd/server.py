@@ -1,0 +1,219 @@
+"""The whole of one raftd process: opens the data directory, forms or rejoins the cluster, serves, and stops in order.
+
+Start: directory → peer port → cluster formed → Raft running → client port → ready. Stop: leadership handed over → no
+new calls → what is in flight drained → writer ended → directory closed. Called by `raftd.main`.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from proto.bridge import serve
+from proto.service import Service
+from raftd import config
+from raftd.config import NodeConfig
+from raftd.core import RaftConfig
+from raftd.kv import TABLES, StateMachine
+from raftd.node import Node
+from raftd.peers.bootstrap import Introductions, address_of
+from raftd.peers.links import Identity, PeerLinks
+from raftd.peers.service import PeerService
+from raftd.services.cluster import Cluster
+from raftd.services.header import Headers
+from raftd.services.health import Health
+from raftd.services.kv import KV
+from raftd.services.maintenance import Maintenance
+from raftd.services.session import SessionStreams
+from raftd.services.table import LeaderTable
+from raftd.services.unsupported import unsupported
+from raftd.services.writes import Writes
+from raftd.store import ClusterIdentity, Member, Recovered, Store, StoreRefused
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """What the process around the server does for it: `ready` is called once it serves, `status` with a line for the
+    service manager, and `stop_requested` returns when it shall stop."""
+
+    ready: Callable[[], None]
+    status: Callable[[str], None]
+    stop_requested: Callable[[], Awaitable[None]]
+
+
+async def run(node_config: NodeConfig, lifecycle: Lifecycle) -> None:
+    """Returns after an orderly stop. Raises StoreRefused, Fenced, FormationRefused or AddressInUse."""
+    store = await trio.to_thread.run_sync(_open_store, node_config)
+    try:
+        await _serve_peers(node_config, store, lifecycle)
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(store.close)
+
+
+def _open_store(node_config: NodeConfig) -> Store:
+    store = Store.open(node_config.data_dir, tables=TABLES)
+    try:
+        store.claim(node_config.name, node_config.initial_cluster_token)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+async def _serve_peers(node_config: NodeConfig, store: Store, lifecycle: Lifecycle) -> None:
+    me = Member(
+        store.identity.member_id,
+        node_config.name,
+        node_config.initial_advertise_peer_urls,
+        node_config.advertise_client_urls,
+    )
+    introductions = Introductions(node_config.initial_cluster_token, me, node_config.initial_cluster)
+    peer_service = PeerService(introductions)
+    async with trio.open_nursery() as nursery:
+        addresses = [address_of(url) for url in node_config.listen_peer_urls]
+        await nursery.start(serve, addresses, [peer_service.service()])
+        if store.identity.cluster_id is None:
+            cluster = await _form_cluster(introductions, lifecycle)
+            if cluster is not None:
+                await trio.to_thread.run_sync(store.bootstrap, cluster)
+        if store.identity.cluster_id is not None:
+            recovered = await trio.to_thread.run_sync(store.recover)
+            _check_membership(me, recovered.cluster)
+            introductions.joined(recovered.cluster)
+            await Server(node_config, store, recovered, peer_service).run(lifecycle)
+        nursery.cancel_scope.cancel()
+
+
+async def _form_cluster(introductions: Introductions, lifecycle: Lifecycle) -> ClusterIdentity | None:
+    """None when the process shall stop before all members have answered."""
+    formed: list[ClusterIdentity] = []
+
+    async def form() -> None:
+        formed.append(await introductions.form())
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(form)
+        await lifecycle.stop_requested()
+        nursery.cancel_scope.cancel()
+    return formed[0] if formed else None
+
+
+def _check_membership(me: Member, cluster: ClusterIdentity) -> None:
+    """Addresses are part of the membership; changing them is a membership change. Raises StoreRefused."""
+    known = next((member for member in cluster.members if member.id == me.id), None)
+    assert known is not None, f"{me.id:x} is not among {cluster.members}"
+    for flag, mine, theirs in (
+        ("--initial-advertise-peer-urls", me.peer_urls, known.peer_urls),
+        ("--advertise-client-urls", me.client_urls, known.client_urls),
+    ):
+        if mine != theirs:
+            raise StoreRefused(
+                f"{flag} is {','.join(mine)}, but the cluster knows this member under {','.join(theirs)}: "
+                "start it with the old addresses (changing them is not supported yet)"
+            )
+
+
+class Server:
+    """A node with its services. Made once the cluster is known."""
+
+    def __init__(
+        self, node_config: NodeConfig, store: Store, recovered: Recovered, peer_service: PeerService
+    ) -> None:
+        cluster = recovered.cluster
+        node_id = store.identity.member_id
+        self._config = node_config
+        self._peer_service = peer_service
+        self._store = store
+        self._state_machine = StateMachine()
+        peers = {
+            member.id: address_of(member.peer_urls[0]) for member in cluster.members if member.id != node_id
+        }
+        identity = Identity(node_id, cluster.cluster_id)
+        self._links = PeerLinks(
+            identity,
+            peers,
+            receive=lambda sender, messages: self.node.receive(sender, messages),
+            broken=lambda peer: self.node.stream_broken(peer),
+        )
+        raft_config = RaftConfig(
+            node_id,
+            tuple(member.id for member in cluster.members),
+            tick_ms=config.TICK_MS,
+            heartbeat_ticks=node_config.heartbeat_interval_ms // config.TICK_MS,
+            election_timeout_ticks=node_config.election_timeout_ms // config.TICK_MS,
+        )
+        with store.read() as reader:
+            cluster_time_ms = self._state_machine.cluster_time_ms(reader)
+        self.node = Node(
+            raft_config,
+            recovered,
+            store,
+            self._state_machine,
+            self._links,
+            random.Random(),
+            cluster_time_ms,
+        )
+        self._writes = Writes(self.node, self._links, node_config.election_timeout_ms)
+        self._cluster = cluster
+
+    async def run(self, lifecycle: Lifecycle) -> None:
+        """Serves until asked to stop, then stops in order."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.node.run)
+            nursery.start_soon(self._links.run)
+            self._peer_service.join(self._links, self._writes)
+            nursery.start_soon(self._report_status, lifecycle)
+            async with trio.open_nursery() as serving:
+                addresses = [address_of(url) for url in self._config.listen_client_urls]
+                await serving.start(serve, addresses, self._services())
+                log.info("serving", name=self._config.name, clients=addresses)
+                lifecycle.ready()
+                await lifecycle.stop_requested()
+                await self._hand_over()
+                serving.cancel_scope.cancel()  # drains
+            nursery.cancel_scope.cancel()
+
+    def _services(self) -> list[Service]:
+        node = self.node
+        headers = Headers(node, self._cluster.cluster_id, node.raft.node_id)
+        state_machine = self._state_machine
+        services = [
+            KV(node, self._writes, state_machine, headers).service(),
+            SessionStreams(node, self._writes, state_machine, headers, self._cluster).service(),
+            LeaderTable(node, self._cluster, self._config.election_timeout_ms, self._counters).service(),
+            Cluster(headers, self._cluster).service(),
+            Maintenance(node, self._writes, headers, self._store, state_machine).service(),
+            *unsupported(),
+        ]
+        return [*services, Health(node, frozenset(service.name for service in services)).service()]
+
+    def _counters(self) -> dict[str, int]:
+        return {
+            "reads_served": self.node.reads.served,
+            **{f"raft_{reason}": count for reason, count in self.node.raft.ignored.items()},
+            **self._links.counters,
+        }
+
+    async def _hand_over(self) -> None:
+        """Thesis §3.10: a leader that leaves chooses its successor, so that nobody waits for an election."""
+        self.node.leave()
+        log.info("stopping", name=self._config.name, role=self.node.soft_state.role.value)
+        if self.node.leads and len(self._cluster.members) > 1:
+            self.node.transfer_leadership()
+            with trio.move_on_after(config.SHUTDOWN_TRANSFER_S):
+                while self.node.leads or self.node.soft_state.leader is None:
+                    await self.node.soft_state_changed.wait()
+
+    async def _report_status(self, lifecycle: Lifecycle) -> None:
+        while True:
+            changed = self.node.soft_state_changed
+            state = self.node.soft_state
+            leader = f"{state.leader:x}" if state.leader else "none"
+            lifecycle.status(f"{state.role.value} term {state.term} leader {leader}")
+            await changed.wait()
