@@ -1,0 +1,19 @@
+"""Our state machine against a real etcd 3.4 on the same random operations: equal replies, equal errors."""
+
+import pytest
+
+from tests.kv.differential import Differential
+from tests.kv.etcd import INSTALL_LINE, RealEtcd, available
+
+pytestmark = pytest.mark.skipif(not available(), reason=f"no etcd to compare with: {INSTALL_LINE}")
+
+
+@pytest.mark.parametrize("seed", [20, 33, 87])
+def test_random_operations_get_the_replies_of_etcd(seed: int) -> None:
+    """Hazard 33 from the other side: the model that all replicas share is etcd's own."""
+    with RealEtcd() as etcd:
+        run = Differential(etcd, seed)
+        run.run(1_000)
+        run.compare_history(range(2, run.revision + 1, 10))
+    assert run.revision > 300, "hardly anything was written"
+    assert len(run.errors) >= 7, f"hardly any error was provoked: {run.errors}"
