@@ -1,5 +1,6 @@
-"""Every bound and every default of raftd, in one place, and its flags. The core's own are in `raftd.core.config`,
-the state machine's in `raftd.kv.limits`."""
+"""Every bound and every default of raftd, in one place, and its flags. The core's own are in
+`raftd.core.config`, the state machine's in `raftd.kv.limits`.
+"""
 
 from typing import Final
 

@@ -49,7 +49,9 @@ def parse_urls(flag: str, text: str) -> tuple[str, ...]:
 
 
 def parse_initial_cluster(text: str) -> dict[str, tuple[str, ...]]:
-    """n1=http://host:port,n2=http://host:port. A name may stand once per URL of its node, as in etcd. Raises FlagError."""
+    """n1=http://host:port,n2=http://host:port. A name may stand once per URL of its node, as in etcd.
+    Raises FlagError.
+    """
     cluster: dict[str, tuple[str, ...]] = {}
     owner: dict[str, str] = {}
     for part in text.split(","):

@@ -1,9 +1,9 @@
 """The node: Raft, the store and the links joined into one loop, on the Trio thread.
 
-A *turn* takes all that arrived (messages, ticks, completed writes, proposals, reads), steps Raft, and hands on what
-became due: messages to the links, writes to the writer thread, results to whoever waits. One task owns Raft; nothing
-here awaits in the middle of a turn, so no lock is needed (hazards 7, 81). What may leave before a write and what only
-after it is written in `raftd.core.ready`; this module obeys it.
+A *turn* takes all that arrived (messages, ticks, completed writes, proposals, reads), steps Raft, and hands
+on what became due: messages to the links, writes to the writer thread, results to whoever waits. One task
+owns Raft; nothing here awaits in the middle of a turn, so no lock is needed (hazards 7, 81). What may leave
+before a write and what only after it is written in `raftd.core.ready`; this module obeys it.
 """
 
 import contextlib
@@ -49,7 +49,8 @@ class _Write:
 class Node:
     """Owns Raft for the life of the process. All methods are called on the Trio thread and return at once.
 
-    Invariant: `_writing` holds, in order, the jobs with term, vote or entries that the writer has not reported durable.
+    Invariant: `_writing` holds, in order, the jobs with term, vote or entries that the writer has not
+    reported durable.
     """
 
     def __init__(
@@ -132,8 +133,9 @@ class Node:
     # The loop.
 
     async def run(self) -> NoReturn:
-        """Turns until cancelled. Raises what ended the writer: `Fenced` when the store failed, and then the node must
-        stop for good."""
+        """Turns until cancelled. Raises what ended the writer: `Fenced` when the store failed, and then the
+        node must stop for good.
+        """
         self._ticked_at = self._swept_at = self._in_office_since = trio.current_time()
         entry_queue = trio.lowlevel.current_trio_token()
 
@@ -187,8 +189,8 @@ class Node:
         self._links.send(ready.messages)
         job = WriteJob(ready.hard_state, ready.entries, ready.committed)
         if _must_be_durable(job):
-            last = (ready.entries[-1].index, ready.entries[-1].term) if ready.entries else (0, 0)
-            self._writing.append(_Write(*last, ready.messages_after_write))
+            index, term = (ready.entries[-1].index, ready.entries[-1].term) if ready.entries else (0, 0)
+            self._writing.append(_Write(index, term, ready.messages_after_write))
             self._submit(job)
         else:
             if job.committed:
@@ -237,8 +239,9 @@ class Node:
         self._arrived.append(partial(self.raft.log_loaded, log_read.follower, prev_term, entries))
         self._awake.set()
 
-    # Cluster time (DESIGN §6): it stands in the log and never goes back; a leader proposes the last value plus its own
-    # monotonic time in office, which it counts from the no-op of its term: by then all earlier entries are applied.
+    # Cluster time (DESIGN §6): it stands in the log and never goes back; a leader proposes the last value
+    # plus its own monotonic time in office, which it counts from the no-op of its term: by then all earlier
+    # entries are applied.
 
     def _now_cluster_time_ms(self) -> int:
         return self._cluster_time_ms + int((trio.current_time() - self._in_office_since) * 1000)

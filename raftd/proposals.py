@@ -1,9 +1,9 @@
 """Commands on their way through the log: gathered into entries, and resolved when the entries are applied.
 
-One log entry carries every command that gathered since the last turn (group commit), up to a bound. A command that
-is refused here is *surely not done*; one that stands in the log is decided only by what gets applied at its index:
-the same entry (its result), or another one (then it never happens: two logs that agree at that index agree on all
-before it, §5.3). Called by `raftd.node` alone, on the Trio thread.
+One log entry carries every command that gathered since the last turn (group commit), up to a bound. A
+command that is refused here is *surely not done*; one that stands in the log is decided only by what gets
+applied at its index: the same entry (its result), or another one (then it never happens: two logs that
+agree at that index agree on all before it, §5.3). Called by `raftd.node` alone, on the Trio thread.
 """
 
 from collections import deque
@@ -28,7 +28,9 @@ class Refusal(Enum):
 
 @dataclass(slots=True)
 class Submission:
-    """Encoded commands that end together: `done` gets one result per command, in order, or the refusal of all."""
+    """Encoded commands that end together: `done` gets one result per command, in order, or the refusal of
+    all.
+    """
 
     commands: Sequence[bytes]
     size_bytes: int
@@ -36,7 +38,9 @@ class Submission:
 
 
 class Proposals:
-    """Invariant: every submission is in exactly one of `_waiting` and `_in_log` until its `done` is called, once."""
+    """Invariant: every submission is in exactly one of `_waiting` and `_in_log` until its `done` is called,
+    once.
+    """
 
     def __init__(self) -> None:
         self._waiting: deque[Submission] = deque()
@@ -60,7 +64,9 @@ class Proposals:
         self._waiting.append(submission)
 
     def propose(self, raft: Raft, cluster_time_ms: int) -> None:
-        """Hands what gathered to Raft, as few entries as the bounds allow; keeps it when Raft has too much under way."""
+        """Hands what gathered to Raft, as few entries as the bounds allow; keeps it when Raft has too much
+        under way.
+        """
         while self._waiting:
             group, commands = self._next_group()
             proposed = raft.propose(encode_payload(cluster_time_ms, commands))

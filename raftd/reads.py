@@ -1,9 +1,9 @@
 """Reads on their way to a safe state (thesis §6.4), and their execution off the Trio thread.
 
-A linearizable read waits for a ReadIndex round that begins after it arrived, then until the state at that index is
-applied *and committed to disk here*, because a read transaction sees only what is committed (DESIGN §4). All reads
-that gathered share one round, one transaction and one thread hop. `raftd.node` feeds this and owns Raft; services
-call `Reads.add`.
+A linearizable read waits for a ReadIndex round that begins after it arrived, then until the state at that
+index is applied *and committed to disk here*, because a read transaction sees only what is committed
+(DESIGN §4). All reads that gathered share one round, one transaction and one thread hop. `raftd.node` feeds
+this and owns Raft; services call `Reads.add`.
 """
 
 import math
@@ -23,8 +23,8 @@ from raftd.store import ReadTransaction, Store
 class Read:
     """`run` gets a read transaction on a worker thread and returns the serialized reply or raises Status.
 
-    `deadline` is on Trio's clock. `min_revision` makes a local read wait for that revision (read-your-writes).
-    `abandoned` is set by a caller that left.
+    `deadline` is on Trio's clock. `min_revision` makes a local read wait for that revision
+    (read-your-writes). `abandoned` is set by a caller that left.
     """
 
     run: Callable[[ReadTransaction], bytes]
@@ -44,7 +44,9 @@ class _Round:
 
 @dataclass(slots=True)
 class Reads:
-    """Invariant: a read is in `_arrived`, one of `_rounds`, `_behind` or an execution queue until its `done`."""
+    """Invariant: a read is in `_arrived`, one of `_rounds`, `_behind` or an execution queue until its
+    `done`.
+    """
 
     store: Store
     current_revision: Callable[[ReadTransaction], int]
@@ -95,7 +97,9 @@ class Reads:
             self._rounds[state.token].index = state.index
 
     def release(self, durable_applied_index: int) -> bool:
-        """Sends off what the committed state covers. True when some read waits for a commit of what is applied."""
+        """Sends off what the committed state covers. True when some read waits for a commit of what is
+        applied.
+        """
         waiting = False
         for token in list(self._rounds):
             index = self._rounds[token].index

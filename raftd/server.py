@@ -1,7 +1,8 @@
-"""The whole of one raftd process: opens the data directory, forms or rejoins the cluster, serves, and stops in order.
+"""The whole of one raftd process: opens the data directory, forms or rejoins the cluster, serves, and stops
+in order.
 
-Start: directory → peer port → cluster formed → Raft running → client port → ready. Stop: leadership handed over → no
-new calls → what is in flight drained → writer ended → directory closed. Called by `raftd.main`.
+Start: directory → peer port → cluster formed → Raft running → client port → ready. Stop: leadership handed
+over → no new calls → what is in flight drained → writer ended → directory closed. Called by `raftd.main`.
 """
 
 import random
@@ -14,8 +15,8 @@ import trio
 from proto.bridge import serve
 from proto.service import Service
 from raftd import config
-from raftd.config import NodeConfig
 from raftd.core import RaftConfig
+from raftd.flags import NodeConfig
 from raftd.kv import TABLES, StateMachine
 from raftd.node import Node
 from raftd.peers.bootstrap import Introductions, address_of
@@ -37,8 +38,9 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """What the process around the server does for it: `ready` is called once it serves, `status` with a line for the
-    service manager, and `stop_requested` returns when it shall stop."""
+    """What the process around the server does for it: `ready` is called once it serves, `status` with a
+    line for the service manager, and `stop_requested` returns when it shall stop.
+    """
 
     ready: Callable[[], None]
     status: Callable[[str], None]

@@ -1,8 +1,9 @@
-"""How the nodes of a new cluster find each other: everybody tells everybody the identity of its data directory.
+"""How the nodes of a new cluster find each other: everybody tells everybody the identity of its data
+directory.
 
-An empty node does not vote until it has heard from *all* members of --initial-cluster (DESIGN §4): only then does it
-know the cluster's id, which is a hash over their identities. A node whose data was wiped comes with a new identity,
-finds a cluster that does not know it, and is told so (hazards 43, 77).
+An empty node does not vote until it has heard from *all* members of --initial-cluster (DESIGN §4): only
+then does it know the cluster's id, which is a hash over their identities. A node whose data was wiped comes
+with a new identity, finds a cluster that does not know it, and is told so (hazards 43, 77).
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,9 @@ class Introductions:
         self._cluster = cluster
 
     async def identify(self, request: peer_pb2.IdentifyRequest, call: Call) -> peer_pb2.IdentifyReply:
-        """Handler of Peer.Identify. Raises Status FAILED_PRECONDITION where the two do not belong together."""
+        """Handler of Peer.Identify. Raises Status FAILED_PRECONDITION where the two do not belong
+        together.
+        """
         if reason := self._objection(request):
             log.warning("a node of another cluster asks", peer=request.name, reason=reason)
             raise Status(errors.FAILED_PRECONDITION, reason)
@@ -81,11 +84,12 @@ class Introductions:
             if known[request.name] != request.member_id:
                 return (
                     f"cluster {self._cluster.cluster_id:x} knows {request.name} as member "
-                    f"{known[request.name]:x}, but its data directory is {request.member_id:x}: the data was wiped "
-                    "or replaced; restore the old directory, or add this node as a new member"
+                    f"{known[request.name]:x}, but its data directory is {request.member_id:x}: the data was "
+                    "wiped or replaced; restore the old directory, or add this node as a new member"
                 )
         elif request.initial_cluster != canonical(self._initial_cluster):
-            return f"node {me} has --initial-cluster {canonical(self._initial_cluster)!r}, not {request.initial_cluster!r}"
+            mine = canonical(self._initial_cluster)
+            return f"node {me} has --initial-cluster {mine!r}, not {request.initial_cluster!r}"
         if request.member_id == self._me.id and request.name != me:
             return f"nodes {me} and {request.name} have the same data directory identity: one is a copy"
         return None
@@ -103,7 +107,8 @@ class Introductions:
             if cluster_id not in (0, cluster.cluster_id):
                 raise FormationRefused(
                     f"node {name} already belongs to cluster {cluster_id:x}, which this data directory "
-                    f"({self._me.id:x}) is not part of: restore the old directory, or add this node as a new member"
+                    f"({self._me.id:x}) is not part of: restore the old directory, or add this node as a new "
+                    "member"
                 )
         return cluster
 

@@ -1,7 +1,8 @@
 """Raft's messages on the wire: `raftd.core.messages` ↔ `proto/peer.proto`.
 
-What comes from the network is checked here for form only (known kind, indexes that fit, contiguous entries); whether
-it makes sense is for the core to say. A malformed message raises `MalformedMessage` and reaches no core.
+What comes from the network is checked here for form only (known kind, indexes that fit, contiguous
+entries); whether it makes sense is for the core to say. A malformed message raises `MalformedMessage` and
+reaches no core.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
 """The streams between this node and its peers, and which of them a message takes.
 
-Each node dials each peer twice, on connections of their own, so that bulk never delays a heartbeat: a control stream
-and a data stream. What starts an exchange leaves on a stream this node dialled; a reply returns on the stream that
-brought the question. A message that finds no stream, or a full one, is dropped: Raft repeats what matters.
+Each node dials each peer twice, on connections of their own, so that bulk never delays a heartbeat: a
+control stream and a data stream. What starts an exchange leaves on a stream this node dialled; a reply
+returns on the stream that brought the question. A message that finds no stream, or a full one, is dropped:
+Raft repeats what matters.
 """
 
 import contextlib
@@ -55,7 +56,9 @@ class _Peer:
 
 
 class PeerLinks:
-    """`receive(sender, messages)` gets what arrives; `broken(peer)` tells that a peer's control stream ended."""
+    """`receive(sender, messages)` gets what arrives; `broken(peer)` tells that a peer's control stream
+    ended.
+    """
 
     def __init__(
         self,

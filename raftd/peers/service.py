@@ -1,7 +1,7 @@
 """What a node answers on its peer port: streams, forwarded commands, and who it is.
 
-The port is open before the node knows its cluster, because forming the cluster needs it; until `join` only `Identify`
-has an answer.
+The port is open before the node knows its cluster, because forming the cluster needs it; until `join` only
+`Identify` has an answer.
 """
 
 import trio
@@ -49,7 +49,9 @@ class PeerService:
         await self._joined_links().accept(Plane.DATA, call)
 
     async def forward(self, request: peer_pb2.ForwardRequest, call: Call) -> peer_pb2.ForwardReply:
-        """Executes a command here, or says that this is not the leader: a command travels one hop, never two."""
+        """Executes a command here, or says that this is not the leader: a command travels one hop, never
+        two.
+        """
         self._joined_links().check_forwarded(call.metadata)
         assert self._writes is not None, "links and writes come together"
         Reply = peer_pb2.ForwardReply

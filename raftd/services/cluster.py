@@ -1,5 +1,6 @@
-"""etcd's Cluster service: who the members are. Changing them comes with membership change; until then those calls
-answer UNIMPLEMENTED by having no handler."""
+"""etcd's Cluster service: who the members are. Changing them comes with membership change; until then those
+calls answer UNIMPLEMENTED by having no handler.
+"""
 
 from proto import rpc_pb2
 from proto.call import Call

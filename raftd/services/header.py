@@ -1,10 +1,11 @@
 """The header of every reply. A stored result carries only its revision; the answering node adds who it is.
 
-Protobuf merges a message field that occurs twice, so the node's part is put in front of the serialized reply as it
-is, without parsing it (protobuf encoding guide, "Last One Wins": embedded messages are merged).
+Protobuf merges a message field that occurs twice, so the node's part is put in front of the serialized
+reply as it is, without parsing it (protobuf encoding guide, "Last One Wins": embedded messages are merged).
 """
 
 from proto import rpc_pb2
+from raftd.kv.bodies import header_prefix
 from raftd.node import Node
 
 
@@ -22,7 +23,7 @@ class Headers:
         """Any etcd response, serialized with at most the revision in its header."""
         if self._term != self._node.raft.term:
             self._term = self._node.raft.term
-            self._prefix = rpc_pb2.RangeResponse(header=self.header()).SerializeToString()
+            self._prefix = header_prefix(self._cluster_id, self._node_id, self._term)
         return self._prefix + body
 
     def header(self, revision: int = 0) -> rpc_pb2.ResponseHeader:

@@ -1,7 +1,8 @@
 """etcd's KV service on a node: unary calls, one by one.
 
-Requests are checked before they cost anything. A write becomes one command of no session (a stock client straight at
-a node has at-least-once by its own retries, as with etcd); reads take the same path as the session stream's.
+Requests are checked before they cost anything. A write becomes one command of no session (a stock client
+straight at a node has at-least-once by its own retries, as with etcd); reads take the same path as the
+session stream's.
 """
 
 import trio
@@ -10,7 +11,8 @@ from proto import errors, rpc_pb2, session_pb2
 from proto.call import Call
 from proto.errors import Status
 from proto.service import Service
-from raftd.kv import StateMachine, is_read_only
+from raftd.kv import StateMachine
+from raftd.kv.check import is_read_only
 from raftd.kv.command import encode_command
 from raftd.node import Node
 from raftd.reads import Read

@@ -1,5 +1,6 @@
-"""etcd's Maintenance service, as far as it exists: how this node is, no alarms, nothing to defragment, and handing
-leadership on."""
+"""etcd's Maintenance service, as far as it exists: how this node is, no alarms, nothing to defragment, and
+handing leadership on.
+"""
 
 from typing import Final
 

@@ -6,14 +6,8 @@ from google.protobuf.message import DecodeError, Message
 
 from proto import errors, rpc_pb2, session_pb2
 from proto.errors import Status
-from raftd.kv import (
-    StateMachine,
-    check_delete_range,
-    check_put,
-    check_range,
-    check_txn,
-    is_read_only,
-)
+from raftd.kv import StateMachine
+from raftd.kv.check import check_delete_range, check_put, check_range, check_txn, is_read_only
 from raftd.reads import Read
 
 Kind = session_pb2.Command.Kind
@@ -32,7 +26,9 @@ def parse(request_type: type[_Request], serialized: bytes) -> _Request:
 
 
 def check_command(kind: int, serialized: bytes) -> None:
-    """Everything about a command that can be refused without the state (etcd's order of checks). Raises Status."""
+    """Everything about a command that can be refused without the state (etcd's order of checks). Raises
+    Status.
+    """
     match kind:
         case Kind.PUT:
             check_put(parse(rpc_pb2.PutRequest, serialized))

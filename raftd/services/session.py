@@ -1,8 +1,9 @@
 """The session stream on a node: batches of numbered commands and reads in, whatever has finished out.
 
-Two sides share one stream: the handler takes batches and hands them to the node; one sender task writes a message of
-all results that gathered while it wrote the last one. On a node that does not lead, or stops leading, commands are
-answered with `not_leader` and forgotten: their sender repeats them, under the same numbers, at the leader.
+Two sides share one stream: the handler takes batches and hands them to the node; one sender task writes a
+message of all results that gathered while it wrote the last one. On a node that does not lead, or stops
+leading, commands are answered with `not_leader` and forgotten: their sender repeats them, under the same
+numbers, at the leader.
 """
 
 import math
@@ -56,8 +57,10 @@ class SessionStreams:
 
 
 class SessionStream:
-    """One stream. `_epoch` counts how often its pending commands were given back with `not_leader`: what an earlier
-    epoch's commands come to is no longer said here, because their sender has taken them elsewhere."""
+    """One stream. `_epoch` counts how often its pending commands were given back with `not_leader`: what an
+    earlier epoch's commands come to is no longer said here, because their sender has taken them
+    elsewhere.
+    """
 
     def __init__(self, service: SessionStreams, stream: MessageStream) -> None:
         self._service = service
@@ -178,7 +181,7 @@ class SessionStream:
                 code=result.code,
                 text=result.text,
                 body=body,
-                outcome=result.outcome,
+                outcome=Outcome.ValueType(result.outcome),
             )
         )
 
@@ -207,7 +210,9 @@ class SessionStream:
         self._gather(0)
 
     def _gather(self, body_bytes: int) -> None:
-        """What was just added to the reply will go out with the next message; a full one makes room for another."""
+        """What was just added to the reply will go out with the next message; a full one makes room for
+        another.
+        """
         self._reply_bytes += body_bytes
         self._gathered_bytes += body_bytes
         if self._reply_bytes > config.MAX_REPLY_BYTES:

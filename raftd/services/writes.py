@@ -1,8 +1,9 @@
 """A single write, as a unary call brings it: to the log here, or to the leader in one hop.
 
-Never sent twice, never in a loop (hazard 88): a forwarded command that does not meet the leader comes back. What is
-surely not done may wait for the next leader; what stands in some log is waited for until the deadline, and then the
-outcome is unknown (hazards 82, 87). Called by the unary services and, for forwarded commands, by the peer service.
+Never sent twice, never in a loop (hazard 88): a forwarded command that does not meet the leader comes back.
+What is surely not done may wait for the next leader; what stands in some log is waited for until the
+deadline, and then the outcome is unknown (hazards 82, 87). Called by the unary services and, for forwarded
+commands, by the peer service.
 """
 
 from collections.abc import Sequence
@@ -42,7 +43,9 @@ class Writes:
         return min(deadline - config.DEADLINE_MARGIN_S, trio.current_time() + self._patience_s)
 
     async def execute(self, command: bytes, deadline: float) -> Result:
-        """Returns what the command came to. Raises Status with an outcome when it was not or may not be done."""
+        """Returns what the command came to. Raises Status with an outcome when it was not or may not be
+        done.
+        """
         while True:
             leader = await self._leader(deadline)
             if self._node.leads:
