@@ -1,0 +1,1 @@
+"""The client library and the command line. The library: `from clientctl.client import Client`."""

@@ -27,7 +27,7 @@ class SessionLimits:
     """The window of one session: numbers given out whose result is not yet seen, and their requests'
     bytes."""
 
-    window_operations_max: int = 512
+    window_operations_max: int = 1024
     window_bytes_max: int = 8 << 20
     # How often one command is sent anew because its session had expired before it could run.
     registrations_max: int = 3

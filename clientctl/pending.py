@@ -82,6 +82,8 @@ class Digest:
     not_leader: NotLeader | None = None
     # Some answer said UNAVAILABLE: this upstream cannot serve at the moment.
     unavailable: bool = False
+    # Some operation ended with an answer.
+    served: bool = False
 
 
 @dataclass(slots=True)
@@ -293,7 +295,11 @@ class PendingOperations:
         for result in reply.results:
             key = (result.session, result.sequence)
             operation = self._sent.get(key) or self._unsent.get(key)
-            if operation is not None and not self._on_result(operation, result):
+            if operation is None:
+                continue
+            if self._on_result(operation, result):
+                digest.served = True
+            else:
                 again.append(operation)
         reads_again: list[PendingRead] = []
         for read_result in reply.read_results:
@@ -331,6 +337,7 @@ class PendingOperations:
     def _on_read_result(self, read: PendingRead, result: ReadResult, digest: Digest) -> bool:
         """Finish the read with its result; False when it is to be sent again instead."""
         if result.code != errors.UNAVAILABLE:
+            digest.served = True
             self._pause_s = 0.0
         elif read.keep:
             return False

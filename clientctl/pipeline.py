@@ -17,7 +17,7 @@ import outcome
 import trio
 
 from clientctl.config import COMMAND_BYTES_OVERHEAD, PipelineLimits
-from clientctl.pending import Digest, Finish, FinishRead, PendingOperations
+from clientctl.pending import Finish, FinishRead, PendingOperations
 from proto import errors
 from proto.errors import Status
 from proto.session_pb2 import Command, NotLeader, ReadResult, Result
@@ -26,12 +26,16 @@ from proto.stream import MessageStream, StreamEnded
 
 @dataclass(frozen=True, slots=True)
 class UpstreamEnd:
-    """Why `Pipeline.drive` returned. All three empty: the stream ended cleanly, which proves nothing."""
+    """Why `Pipeline.drive` returned. With nothing set the stream ended cleanly, which proves nothing.
+
+    `unavailable`: the upstream is there but answered UNAVAILABLE (only with `leave_when_unavailable`).
+    `served`: before it ended it has answered something else than that.
+    """
 
     not_leader: NotLeader | None = None
     error: Status | None = None
-    # The upstream is there but answered UNAVAILABLE (only with `leave_when_unavailable`).
     unavailable: bool = False
+    served: bool = False
 
 
 class Pipeline:
@@ -195,18 +199,15 @@ class Pipeline:
         """
         assert not self._driving, "a pipeline drives one stream at a time"
         self._driving = True
-        ends: list[UpstreamEnd] = []
+        end = UpstreamEnd()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send, stream)
-                await self._receive(stream, ends, leave_when_unavailable)
+                end = await self._receive(stream, leave_when_unavailable)
                 nursery.cancel_scope.cancel()
         finally:
             self._driving = False
-            end = ends[0] if ends else UpstreamEnd()
-            # No server that has the service says that it is not implemented.
-            unprocessed = end.error is not None and end.error.code == errors.UNIMPLEMENTED
-            self._pending.upstream_lost(unprocessed=unprocessed)
+            self._pending.upstream_lost(unprocessed=_never_looked(end))
             self._make_room()
         return end
 
@@ -224,23 +225,26 @@ class Pipeline:
                 with trio.CancelScope(deadline=paused_until if paused_until > now else math.inf):
                     await self._work.wait()
 
-    async def _receive(
-        self, stream: MessageStream, ends: list[UpstreamEnd], leave_when_unavailable: bool
-    ) -> None:
+    async def _receive(self, stream: MessageStream, leave_when_unavailable: bool) -> UpstreamEnd:
+        served = False
         try:
             while True:
                 for reply in await stream.receive_all():
                     digest = self._pending.receive(reply, trio.current_time())
+                    served = served or digest.served
                     self._make_room()
-                    if end := _end_after(digest, leave_when_unavailable):
-                        ends.append(end)
-                        return
+                    if digest.not_leader is not None:
+                        return UpstreamEnd(not_leader=digest.not_leader, served=served)
                     if digest.unavailable:
+                        if leave_when_unavailable:
+                            return UpstreamEnd(unavailable=True, served=served)
                         self._work.set()
+                # A stream that always has more must not keep the callers from their results.
+                await trio.lowlevel.checkpoint()
         except StreamEnded:
-            ends.append(UpstreamEnd())
+            return UpstreamEnd(served=served)
         except Status as error:
-            ends.append(UpstreamEnd(error=error))
+            return UpstreamEnd(error=error, served=served)
 
     # Waking
 
@@ -262,12 +266,12 @@ class Pipeline:
         return False
 
 
-def _end_after(digest: Digest, leave_when_unavailable: bool) -> UpstreamEnd | None:
-    if digest.not_leader is not None:
-        return UpstreamEnd(not_leader=digest.not_leader)
-    if digest.unavailable and leave_when_unavailable:
-        return UpstreamEnd(unavailable=True)
-    return None
+def _never_looked(end: UpstreamEnd) -> bool:
+    """Whether what was sent on the stream surely reached nobody: no connection, or no such service there."""
+    if end.served or end.error is None:
+        return False
+    unconnected = end.error.code == errors.UNAVAILABLE and end.error.outcome == errors.NOT_DONE_OUTCOME
+    return unconnected or end.error.code == errors.UNIMPLEMENTED
 
 
 def _jitter() -> float:
