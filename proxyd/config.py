@@ -1,0 +1,67 @@
+"""Every bound of proxyd, in one place. Sizes in bytes, times in seconds unless the name says otherwise.
+
+The flags stand in `proxyd.options`.
+"""
+
+from typing import Final
+
+from clientctl.config import PipelineLimits, SessionLimits
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# Nodes (proxyd.endpoints, proxyd.table).
+MAX_ENDPOINTS: Final = 64
+"""Watched addresses, those learned from the table included."""
+REDIAL_S: Final = 0.1
+"""Pause between attempts on a lost node, times a factor in REDIAL_JITTER (hazard 95)."""
+REDIAL_JITTER: Final = (0.8, 1.2)
+REFUSED_REDIAL_S: Final = 5.0
+"""Pause after an endpoint that answered but cannot be one: a proxyd, another cluster's node, some other
+server."""
+FIRST_UPDATE_TIMEOUT_S: Final = 1.0
+SILENCE_ELECTION_TIMEOUTS: Final = 3
+SILENCE_MIN_S: Final = 1.0
+"""A stream on which nothing came for so many election timeouts, and at least so long, is dialled anew."""
+DEFAULT_ELECTION_TIMEOUT_MS: Final = 300
+"""Until a node has said its own."""
+MAX_ENTRIES_BEHIND: Final = 1_000
+"""A node further behind the highest known commit index serves no reads that another can serve."""
+
+# Waiting (proxyd.patience).
+REQUEST_TIMEOUT_S: Final = 5.0
+"""Without a deadline of its own a request is held this long plus two election timeouts, as in etcd."""
+DEADLINE_MARGIN_S: Final = 0.02
+"""Waiting ends this much before the caller's deadline, so that the answer still reaches it (hazard 92)."""
+
+# Writes (proxyd.leader_link, proxyd.writes).
+WRITE_LIMITS: Final = PipelineLimits(operations_max=32_768, bytes_max=64 * MIB)
+SESSION_LIMITS: Final = SessionLimits(window_operations_max=1_024, window_bytes_max=8 * MIB)
+MAX_OWN_SESSIONS: Final = 16
+SESSION_OPERATIONS: Final = 512
+"""Unary writes under way in one of proxyd's own sessions before the next session is used; half a window."""
+SESSION_CLOSE_S: Final = 0.2
+
+# Reads (proxyd.node_link, proxyd.reads).
+READ_LIMITS: Final = PipelineLimits(operations_max=16_384, bytes_max=32 * MIB)
+MAX_WAITING_READS: Final = 16_384
+"""Reads that no node can serve now."""
+READ_RETRY_S: Final = 0.05
+"""How long a read that every node refused waits before it asks them again, unless the table changes first."""
+MAX_CONNECTIONS_REMEMBERED: Final = 10_000
+"""Client connections whose node and revision are remembered, least recently used forgotten first."""
+
+# Relayed session streams (proxyd.relay).
+MAX_STREAM_PENDING: Final = 8_192
+"""Operations of one client's stream under way; above it the stream is not read (flow control pushes back)."""
+MAX_REPLY_BYTES: Final = 256 * KIB
+MAX_GATHERED_BYTES: Final = 16 * MIB
+"""Results waiting on one stream for a client that reads slowly; above it the stream is not read."""
+
+# Services (proxyd.table_service).
+TABLE_HEARTBEAT_S: Final = 0.1
+MAX_TABLE_WATCHERS: Final = 1_024
+MAX_HEALTH_WATCHERS: Final = 1_024
+
+SHUTDOWN_DRAIN_S: Final = 3.0
+"""What is in flight at SIGTERM may take this long."""

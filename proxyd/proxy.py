@@ -1,0 +1,77 @@
+"""A proxyd without its network: the table and what follows it, the services, and the tasks behind them.
+
+`proxyd.main` gives it the real way to dial and serves its services; tests give it fake nodes.
+"""
+
+import secrets
+from collections.abc import Sequence
+
+import structlog
+import trio
+
+from proto import rpc_pb2
+from proto.bridge import Service
+from proxyd.cluster import ClusterServices
+from proxyd.dial import Dial
+from proxyd.endpoints import Endpoints
+from proxyd.health import Health
+from proxyd.kv import KV
+from proxyd.leader_link import LeaderLink
+from proxyd.reads import Reads
+from proxyd.relay import Relay
+from proxyd.table import LeaderTable
+from proxyd.table_service import TableService
+from proxyd.writes import Writes
+
+
+class Proxy:
+    """One proxyd. `addresses` are "host:port" of nodes, any of which may be down."""
+
+    def __init__(self, addresses: Sequence[str], dial: Dial, log: structlog.stdlib.BoundLogger) -> None:
+        # Random, never configured: it only has to tell this process from every other one.
+        self.id = secrets.token_hex(8)
+        self.table = LeaderTable()
+        self.endpoints = Endpoints(addresses, self.table, dial, self.id, log)
+        self.leader_link = LeaderLink(self.table, dial)
+        self.reads = Reads(self.table, self.endpoints.links)
+        self.writes = Writes(self.table, self.leader_link.pipeline)
+        self.kv = KV(self.table, self.reads, self.writes)
+        self.cluster = ClusterServices(self.table, self.endpoints)
+        self.health = Health(self.table)
+        self.relay = Relay(self.table, self.leader_link.pipeline, self.reads)
+        self.table_service = TableService(self.table, self.id, self.counters)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.endpoints.run)
+            nursery.start_soon(self.leader_link.run)
+            nursery.start_soon(self.reads.run)
+
+    async def close(self) -> None:
+        """The last words to the cluster, while `run` still runs. Bounded in time."""
+        await self.writes.close()
+
+    def services(self) -> list[Service]:
+        """What it serves. etcd's other services answer that they are not implemented."""
+        services_by_name = rpc_pb2.DESCRIPTOR.services_by_name
+        return [
+            self.kv.service(),
+            *self.cluster.services(),
+            self.health.service(),
+            self.relay.service(),
+            self.table_service.service(),
+            Service(services_by_name["Watch"], {}),
+            Service(services_by_name["Lease"], {}),
+        ]
+
+    def counters(self) -> dict[str, int]:
+        """Since the start of this process."""
+        return {
+            "reads_by_followers": self.reads.by_followers,
+            "reads_by_leader": self.reads.by_leader,
+            "reads_moved": self.reads.moved,
+            "writes": self.writes.executed,
+            "commands_relayed": self.relay.relayed,
+            "leader_changes": self.table.leader_changes,
+        }
