@@ -1,12 +1,12 @@
 """The Trio side of a call: what a server's handler is given, and what a client's stream is.
 
-All of it runs on the Trio thread except the constructors, `Stream.finish` and what `Lane` does inside. Knows nothing
-of grpc or asyncio: `proto.bridge` gives it lanes' wake-ups and a way to deliver the verdict.
+All of it runs on the Trio thread, except `Call()` and `Stream.finish`. Knows nothing of grpc or asyncio:
+`proto.bridge` gives it the wake-ups of its lanes and takes the verdict.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import trio
 from google.protobuf.message import DecodeError
@@ -19,6 +19,9 @@ from proto.stream import StreamEnded
 Metadata = Sequence[tuple[str, str | bytes]]
 LogFailure = Callable[[str, BaseException], None]
 """Called with a method's path and the unexpected exception of its handler."""
+
+OUTCOME_TRAILER: Final = "outcome"
+"""Trailer that carries `Status.outcome`."""
 
 _TRAILER = re.compile(r"[a-z0-9_.-]*[a-z0-9_.](?<!-bin)")
 
@@ -84,9 +87,9 @@ class LaneStream:
 class Call(LaneStream):
     """A call that a handler serves, and its stream of messages where it has one.
 
-    `deadline` is on Trio's clock (inf when the client gave none); when it passes, or the client leaves, or the
-    server stops, the handler is cancelled. `peer` is the client's address ("ipv4:127.0.0.1:1234"). `identity` is
-    what TLS knows of the client, by grpc's names ("x509_common_name", ...); empty without client certificates.
+    `deadline` is on Trio's clock (inf when the client gave none); when it passes, or the client leaves, or
+    the server stops, the handler is cancelled. `peer` is the client's address ("ipv4:127.0.0.1:1234").
+    `identity` is what TLS knows of the client, by grpc's names ("x509_common_name", ...); empty without TLS.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class Call(LaneStream):
         """Send these with the call's status. Keys are lower case and not binary, values printable ASCII."""
         for key, value in metadata.items():
             assert _TRAILER.fullmatch(key), f"not a metadata key: {key!r}"
-            assert value.isascii() and value.isprintable(), f"not a metadata value: {value!r}"
+            assert re.fullmatch("[ -~]*", value), f"not a metadata value: {value!r}"
         self.trailing_metadata.update(metadata)
 
     def start_clock(self) -> None:
@@ -216,7 +219,7 @@ class Stream(LaneStream):
 
 
 def decoded(decode: Callable[[bytes], Any], messages: list[bytes]) -> list[Any]:
-    """The messages as objects. Raises `Status` INTERNAL, as every gRPC implementation does, if one is malformed."""
+    """The messages as objects. Raises `Status` INTERNAL if one is malformed, as all of gRPC does."""
     try:
         return [decode(message) for message in messages]
     except DecodeError:

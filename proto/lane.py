@@ -1,7 +1,7 @@
-"""What passes between the Trio thread and the grpc thread: bounded lanes of messages, and inboxes of callbacks.
+"""What passes between the Trio thread and the grpc thread: bounded lanes of messages, inboxes of callbacks.
 
-Knows neither Trio nor asyncio nor grpc, only that there are two threads. Used by `proto.call` on the Trio side and
-`proto.bridge` on the other.
+Knows neither Trio nor asyncio nor grpc, only that there are two threads. Used by `proto.call` on the Trio
+side and `proto.bridge` on the other.
 """
 
 import threading
@@ -46,11 +46,11 @@ class Inbox:
 class Lane:
     """A bounded FIFO of serialized messages between the threads.
 
-    The first message wakes the reader, but only if it waits; the writer that found no room is woken when half of
-    what had filled the lane is gone. `wake_reader` and `wake_writer` may be called in either thread.
+    The first message wakes the reader, but only if it waits; the writer that found no room is woken when half
+    of what had filled the lane is gone. `wake_reader` and `wake_writer` may be called in either thread. A
+    reader that takes everything may hold as much again as the lane does.
 
-    Invariant: `_bytes` is the total length of `_messages`. A reader that takes everything may hold as much again
-    as the lane does.
+    Invariant: `_bytes` is the total length of `_messages`.
     """
 
     __slots__ = (
@@ -139,9 +139,12 @@ class Lane:
             if discard:
                 self._messages.clear()
                 self._bytes = 0
-            self._reader_waits = self._writer_waits = False
-        self._wake_reader()
-        self._wake_writer()
+            wake_reader, self._reader_waits = self._reader_waits, False
+            wake_writer, self._writer_waits = self._writer_waits, False
+        if wake_reader:
+            self._wake_reader()
+        if wake_writer:
+            self._wake_writer()
 
     def _await_more(self) -> None:
         if self._closed:

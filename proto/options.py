@@ -21,7 +21,7 @@ CLIENT_RECEIVE_BYTES: Final = 2**31 - 1
 """The largest reply a client takes, as in etcd's own client: a range may return the whole store."""
 
 PENDING_CALLS: Final = 100_000
-"""Left alone, grpc refuses calls at random, as CANCELLED, once about 1,000 wait. Admission is for the services."""
+"""Left alone, grpc refuses calls at random, as CANCELLED, once 1,000 wait. Admission is for the services."""
 
 _BOTH: Final[Options] = (
     # With bandwidth probing grpc takes 5 MB per stream whose reader sleeps; without, back-pressure arrives.

@@ -1,6 +1,6 @@
 """Services and methods, read from protobuf descriptors: paths, stream kinds, how messages become bytes.
 
-Knows nothing of grpc or of threads. Programs build a `Service` per descriptor; `proto.bridge` serves and calls it.
+Knows nothing of grpc or of threads. Programs build a `Service` per descriptor; `proto.bridge` serves it.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -42,9 +42,9 @@ class Method:
         )
 
     @classmethod
-    def unknown(cls, path: str, *, client_streaming: bool, server_streaming: bool) -> "Method":
-        """A method known by its path alone; its messages are serialized bytes."""
-        return cls(path, client_streaming, server_streaming, _as_is, _as_is, _as_is, _as_is)
+    def unknown(cls, path: str) -> "Method":
+        """A method known by its path alone, called with serialized bytes."""
+        return cls(path, True, True, _as_is, _as_is, _as_is, _as_is)
 
 
 class Service:

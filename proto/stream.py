@@ -1,7 +1,7 @@
 """A two-way stream of messages as node, proxy and client see it, and an in-memory pair of them.
 
-Knows nothing of grpc or asyncio. `proto.bridge` has the real streams (a server's `Call`, a client's `Stream`);
-logic that is written against `MessageStream` runs in tests on `in_memory_pair()` under Trio's autojump clock.
+Knows nothing of grpc or asyncio. The real streams are a server's `Call` and a client's `Stream`; logic that
+is written against `MessageStream` runs in tests on `in_memory_pair()` under Trio's autojump clock.
 """
 
 from collections.abc import Mapping
