@@ -8,6 +8,7 @@ exist only on their side.
 Used by raftd, proxyd and clientctl. Must not know what any service means.
 """
 
+import proto.bridge.environment  # noqa: F401
 from proto.bridge.channel import Channel, connect
 from proto.bridge.server import AddressInUse, serve
 from proto.call import Call, Stream
