@@ -1,7 +1,7 @@
 """What grpc reads from the environment while it is loaded; imported before it.
 
-Its own log goes to stderr between our lines, for each failed handshake or port in use that we report ourselves.
-Setting GRPC_VERBOSITY (to DEBUG, INFO or ERROR) brings it back.
+Its own log goes to stderr between our lines, for each failed handshake or port in use that we report
+ourselves. Setting GRPC_VERBOSITY (to DEBUG, INFO or ERROR) brings it back.
 """
 
 import os
