@@ -1,8 +1,9 @@
 """What Raft nodes say to each other, as plain values.
 
 Terms, fields and rules are those of the Raft paper (Figure 2) and of the thesis (§6.4 reads, §9.6 PreVote,
-§3.10 leadership transfer). Heartbeats are a message of their own, apart from AppendEntries, so that they never
-wait behind entries. Nothing here knows how a message travels; `raftd.peers.codec` puts it on the wire.
+§3.10 leadership transfer). Heartbeats are a message of their own, apart from AppendEntries, so that they
+never wait behind entries. Nothing here knows how a message travels; `raftd.peers.codec` puts it on the
+wire.
 
 Node ids are unsigned 64-bit integers, never 0. Terms and indexes start at 1; 0 stands for "before the log".
 """
@@ -72,8 +73,9 @@ class AppendEntries:
 class AppendEntriesReply:
     """On success `match_index` is durable at the sender and equal to the leader's log up to there.
 
-    On refusal `rejected_index` names the append (its prev_log_index), `conflict_index` and `conflict_term` where
-    to look next (§5.3: the first index of the conflicting term; term 0 when the follower's log is too short).
+    On refusal `rejected_index` names the append (its prev_log_index), `conflict_index` and `conflict_term`
+    where to look next (§5.3: the first index of the conflicting term; term 0 when the follower's log is too
+    short).
     """
 
     term: int
@@ -109,7 +111,9 @@ class ReadIndex:
 
 @dataclass(frozen=True, slots=True)
 class ReadIndexReply:
-    """`refused` when the sender does not lead (any more); else everything committed before the request is ≤ `index`."""
+    """`refused` when the sender does not lead (any more); else everything committed before the request is ≤
+    `index`.
+    """
 
     term: int
     nonce: int
@@ -137,7 +141,9 @@ Message = (
 )
 
 REPLIES = (RequestVoteReply, AppendEntriesReply, HeartbeatReply, ReadIndexReply)
-"""These return on the stream that brought what they answer; all others go out on a stream the sender dialled."""
+"""These return on the stream that brought what they answer; all others go out on a stream the sender
+dialled.
+"""
 
 BULK = (AppendEntries, AppendEntriesReply)
 """These travel on the data stream; all others on the control stream."""

@@ -9,8 +9,8 @@ The node takes one `Ready` per turn and does, in this order or with the allowed 
 5. serves each read in `reads` once its index is applied;
 6. loads each of `log_reads` from the store and answers with `Raft.log_loaded(...)`.
 
-When `hard_state` is None and `entries` is empty there is nothing to wait for; `messages_after_write` still wait for
-all *earlier* writes, because they may speak of them.
+When `hard_state` is None and `entries` is empty there is nothing to wait for; `messages_after_write` still
+wait for all *earlier* writes, because they may speak of them.
 """
 
 from dataclasses import dataclass, field
