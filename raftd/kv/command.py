@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-import msgpack
-
 from raftd.kv.limits import MAX_COMMANDS_PER_ENTRY
+from raftd.kv.records import pack, unpack
 
 PAYLOAD_FORMAT: Final = 1
 
@@ -73,12 +72,12 @@ class Result:
 
 def encode_command(kind: int, session: int, sequence: int, request: bytes) -> bytes:
     assert Kind(kind), kind
-    return bytes(msgpack.packb((int(kind), session, sequence, request)))
+    return pack((int(kind), session, sequence, request))
 
 
 def decode_command(data: bytes) -> Command:
     """Raises NewerFormat for a command of another shape: nobody encodes one by mistake."""
-    fields = msgpack.unpackb(data)
+    fields = unpack(data)
     if type(fields) is not list or len(fields) != 4:
         raise NewerFormat(f"a command of unknown shape: {data[:32]!r}")
     return Command._make(fields)
@@ -88,12 +87,12 @@ def encode_payload(cluster_time_ms: int, commands: Sequence[bytes]) -> bytes:
     """`cluster_time_ms` is the proposer's cluster time; `apply` never lets the replicated one go back."""
     assert 0 < len(commands) <= MAX_COMMANDS_PER_ENTRY, len(commands)
     assert cluster_time_ms >= 0, cluster_time_ms
-    return bytes(msgpack.packb((PAYLOAD_FORMAT, cluster_time_ms, commands)))
+    return pack((PAYLOAD_FORMAT, cluster_time_ms, commands))
 
 
 def decode_payload(payload: bytes) -> tuple[int, list[bytes]]:
     """Cluster time in milliseconds and the encoded commands. Raises NewerFormat."""
-    fields = msgpack.unpackb(payload)
+    fields = unpack(payload)
     if fields[0] != PAYLOAD_FORMAT:
         raise NewerFormat(f"log entry of format {fields[0]}, this program knows {PAYLOAD_FORMAT}")
     _, cluster_time_ms, commands = fields

@@ -14,14 +14,13 @@ obey.
 
 from collections.abc import Iterator
 from struct import Struct
-from typing import Any, Final, NamedTuple
-
-import msgpack
+from typing import Final, NamedTuple
 
 from proto import kv_pb2
 from proto.errors import COMPACTED, FUTURE_REVISION, Status
 from raftd.kv import keyspace
 from raftd.kv.keyspace import HISTORY, KEYS, REVISION_BYTES
+from raftd.kv.records import pack, unpack
 from raftd.kv.state import State
 from raftd.kv.transaction import Reader, Transaction
 
@@ -31,8 +30,6 @@ _FORMAT: Final = 1
 _REVISION: Final = Struct(">QQ")
 _MAIN: Final = Struct(">Q")
 assert _REVISION.size == REVISION_BYTES
-
-_unpack = msgpack.unpackb
 
 
 class Interval(NamedTuple):
@@ -141,7 +138,7 @@ class View:
     def _key_value(self, place: bytes) -> kv_pb2.KeyValue:
         record = self._reader.get(REVISIONS, place)
         assert record is not None, f"table {REVISIONS} lacks {place.hex()}"
-        _, key, value, create_revision, version, lease = _unpack(record)
+        _, key, value, create_revision, version, lease = unpack(record)
         return kv_pb2.KeyValue(
             key=key,
             value=value,
@@ -153,7 +150,7 @@ class View:
 
 
 def _place(record: bytes) -> bytes:
-    _, _, mod_revision, mod_sub, _, _ = _unpack(record)
+    _, _, mod_revision, mod_sub, _, _ = unpack(record)
     return _REVISION.pack(mod_revision, mod_sub)
 
 
@@ -163,7 +160,6 @@ class Store(View):
     def __init__(self, transaction: Transaction, state: State) -> None:
         super().__init__(transaction, state)
         self._transaction = transaction
-        self._pack: Any = msgpack.Packer().pack
         self._changes = 0
 
     @property
@@ -190,10 +186,9 @@ class Store(View):
         if record is None:
             create_revision, version = revision, 1
         else:
-            _, create_revision, _, _, version, _ = _unpack(record)
+            _, create_revision, _, _, version, _ = unpack(record)
             version += 1
         place = _REVISION.pack(revision, sub)
-        pack = self._pack
         transaction.put(REVISIONS, place, pack((_FORMAT, key, value, create_revision, version, lease)))
         transaction.put(HISTORY, physical + place, b"")
         transaction.put(KEYS, physical, pack((_FORMAT, create_revision, revision, sub, version, lease)))
@@ -214,7 +209,7 @@ class Store(View):
             old = transaction.get(REVISIONS, _place(record))
             assert old is not None, f"table {REVISIONS} lacks {_place(record).hex()}"
             place = _REVISION.pack(self._state.revision + 1, self._changes)
-            transaction.put(REVISIONS, place, self._pack((_FORMAT, _unpack(old)[1])))
+            transaction.put(REVISIONS, place, pack((_FORMAT, unpack(old)[1])))
             transaction.put(HISTORY, physical + place, TOMBSTONE)
             transaction.delete(KEYS, physical)
             self._changes += 1

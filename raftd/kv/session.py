@@ -17,11 +17,10 @@ Time is the cluster's (`State.cluster_time_ms`), never a clock (hazard 33).
 
 from typing import Final
 
-import msgpack
-
 from proto.errors import TOO_MANY_REQUESTS, UNKNOWN
 from raftd.kv.command import Command, NewerFormat, Outcome, Result
 from raftd.kv.limits import Limits
+from raftd.kv.records import pack, unpack
 from raftd.kv.state import State
 from raftd.kv.transaction import Transaction
 
@@ -164,13 +163,13 @@ class SessionTable:
             if session.fresh:
                 highest = max(row[0] for row in session.fresh)
                 self._transaction.put(
-                    RESULTS, _be8(session.id) + _be8(highest), msgpack.packb((_FORMAT, session.fresh))
+                    RESULTS, _be8(session.id) + _be8(highest), pack((_FORMAT, session.fresh))
                 )
             finished = session.finished.to_bytes((session.finished.bit_length() + 7) // 8, "little")
             self._transaction.put(
                 SESSIONS,
                 _be8(session.id),
-                msgpack.packb(
+                pack(
                     (_FORMAT, session.first_outstanding, session.last_used_ms, session.kept_bytes, finished)
                 ),
             )
@@ -180,7 +179,7 @@ class SessionTable:
         record = self._transaction.get(SESSIONS, _be8(session_id))
         if record is None:
             return None
-        fields = msgpack.unpackb(record)
+        fields = unpack(record)
         if fields[0] != _FORMAT:
             raise NewerFormat(f"table {SESSIONS}: record of format {fields[0]}, this program knows {_FORMAT}")
         _, first_outstanding, last_used_ms, kept_bytes, finished = fields
@@ -195,7 +194,7 @@ class SessionTable:
         # A row stands under its highest number, so none below `sequence` can hold it.
         start = _be8(session.id) + _be8(sequence)
         for _, record in self._transaction.scan(RESULTS, start, _be8(session.id + 1)):
-            for row in msgpack.unpackb(record)[1]:
+            for row in unpack(record)[1]:
                 if row[0] == sequence:
                     return _as_result(session, *row)
         raise AssertionError(f"session {session.id} has finished {sequence} but holds no result of it")
@@ -218,7 +217,7 @@ class SessionTable:
         )
         for key, _ in rows:
             self._transaction.delete(RESULTS, key)
-        return sum(len(result[3]) for _, record in rows for result in msgpack.unpackb(record)[1])
+        return sum(len(result[3]) for _, record in rows for result in unpack(record)[1])
 
 
 def _as_result(session: Session, sequence: int, code: int, text: str, body: bytes, outcome: int) -> Result:

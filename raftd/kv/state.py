@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-import msgpack
-
 from raftd.kv.command import NewerFormat
+from raftd.kv.records import pack, unpack
 from raftd.kv.transaction import Reader, Transaction
 
 STATE: Final = "state"
@@ -32,7 +31,7 @@ class State:
         record = reader.get(STATE, _KEY)
         if record is None:
             return cls()
-        fields = msgpack.unpackb(record)
+        fields = unpack(record)
         if fields[0] != _FORMAT:
             raise NewerFormat(f"table {STATE}: record of format {fields[0]}, this program knows {_FORMAT}")
         return cls(*fields[1:])
@@ -41,7 +40,7 @@ class State:
         transaction.put(
             STATE,
             _KEY,
-            msgpack.packb(
+            pack(
                 (
                     _FORMAT,
                     self.revision,
