@@ -88,7 +88,8 @@ class ReadRounds:
 
 @dataclass(slots=True)
 class _Question:
-    """`nonces` are all those it was asked under: the answer to any of them is one to a moment after it arose."""
+    """`nonces` are all those it was asked under: the answer to any of them is one to a moment after it
+    arose."""
 
     tokens: list[int]
     nonces: list[int]
@@ -152,8 +153,9 @@ class ForwardedReads:
         return [token for nonce in late for token in self.answered(nonce)]
 
     def retry(self, term: int, now: int, retry_ticks: int) -> list[ReadIndex]:
-        """Questions to repeat, each under a nonce of its own: the first may have been lost. Its answer may also
-        just take longer than `retry_ticks`, and is as good then: dropping it would starve the read for ever."""
+        """Questions to repeat, each under a nonce of its own: the first may have been lost. Its answer
+        may also just take longer than `retry_ticks`, and is as good then: dropping it would starve the
+        read for ever."""
         repeated = []
         for question in self._out:
             if question.retry_tick <= now:
