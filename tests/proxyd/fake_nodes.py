@@ -1,0 +1,259 @@
+"""Fake raftd nodes that speak LeaderTable and Session on in-memory streams, and fail as they are told.
+
+One `FakeCluster` stands for the replicated state: its sessions execute each number once, as the real ones do.
+Time is Trio's (autojump) clock.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from google.protobuf.descriptor import MethodDescriptor
+
+from proto import errors
+from proto.errors import Status
+from proto.rpc_pb2 import (
+    Member,
+    MemberListResponse,
+    PutResponse,
+    RangeResponse,
+    ResponseHeader,
+    StatusResponse,
+)
+from proto.session_pb2 import Batch, Command, Read, Registered, Reply, Request, Result
+from proto.stream import InMemoryStream, StreamEnded, in_memory_pair
+from proto.table_pb2 import TableMember, TableUpdate
+
+HEARTBEAT_S = 0.1
+ELECTION_TIMEOUT_MS = 300
+
+
+class FakeNode:
+    """Knobs: `muted` sends no updates; `deaf` answers nothing on session streams; `forgets_replies`
+    executes but does not answer; `refuses_reads` answers them UNAVAILABLE; `watch_error` refuses the
+    table's watchers."""
+
+    def __init__(self, cluster: "FakeCluster", member_id: int) -> None:
+        self.cluster = cluster
+        self.member_id = member_id
+        self.address = f"127.0.0.1:{2370 + member_id}"
+        self.up = True
+        self.term = 0
+        self.leader = 0
+        self.behind = 0
+        self.revision: int | None = None
+        self.muted = self.deaf = self.forgets_replies = self.refuses_reads = self.leaving = False
+        self.watch_error: Status | None = None
+        self.dials = 0
+        self.watch_metadata: list[Mapping[str, str]] = []
+        self.reads: list[Read] = []
+        self.batches: list[Batch] = []
+        self.unary_calls: list[str] = []
+        self._watchers: list[InMemoryStream] = []
+        self._streams: list[InMemoryStream] = []
+
+    def update(self) -> TableUpdate:
+        return TableUpdate(
+            cluster_id=self.cluster.cluster_id,
+            member_id=self.member_id,
+            term=self.term,
+            leader=self.leader,
+            commit_index=self.cluster.commit_index,
+            applied_index=self.cluster.commit_index - self.behind,
+            leaving=self.leaving,
+            election_timeout_ms=ELECTION_TIMEOUT_MS,
+        )
+
+    def tell(self) -> None:
+        """Push the present view to all watchers, as a node does on every change."""
+        for watcher in self._watchers:
+            if not self.muted and not watcher.offer(self.update()):
+                raise AssertionError("the proxy does not read its watch")
+
+    def kill(self) -> None:
+        self.up = False
+        for stream in [*self._watchers, *self._streams]:
+            stream.close(Status(errors.UNAVAILABLE, "connection reset"))
+        self._watchers, self._streams = [], []
+
+    def break_sessions(self) -> None:
+        """The session streams break, the node lives on."""
+        for stream in self._streams:
+            stream.close(Status(errors.UNAVAILABLE, "connection reset"))
+        self._streams = []
+
+    async def serve_watch(self, stream: InMemoryStream) -> None:
+        self.watch_metadata.append(stream.metadata)
+        if self.watch_error is not None:
+            stream.close(self.watch_error)
+            return
+        first = self.update()
+        first.members.extend(self.cluster.members())
+        if not self.muted:
+            stream.offer(first)
+        self._watchers.append(stream)
+        while stream in self._watchers:
+            await trio.sleep(HEARTBEAT_S)
+            if not self.muted and stream in self._watchers:
+                try:
+                    stream.offer(self.update())
+                except (StreamEnded, Status):
+                    self._watchers.remove(stream)
+
+    async def serve_session(self, stream: InMemoryStream) -> None:
+        self._streams.append(stream)
+        try:
+            while True:
+                for request in await stream.receive_all():
+                    if not self.deaf:
+                        await self._answer(stream, request)
+        except (StreamEnded, Status):
+            if stream in self._streams:
+                self._streams.remove(stream)
+
+    async def _answer(self, stream: InMemoryStream, request: Request) -> None:
+        reply = Reply()
+        for read in request.reads:
+            self.reads.append(read)
+            if self.refuses_reads:
+                reply.read_results.add(id=read.id, code=errors.UNAVAILABLE, text="etcdserver: leader changed")
+            else:
+                body = RangeResponse(header=self.header()).SerializeToString()
+                reply.read_results.add(id=read.id, body=body)
+        for batch in request.batches:
+            self.batches.append(batch)
+            if self.leader != self.member_id:
+                reply.not_leader.leader, reply.not_leader.term = self.leader, self.term
+                continue
+            for command in batch.commands:
+                result = self.cluster.execute(batch.session, command)
+                if result.code == errors.OK and batch.session:
+                    result.body = PutResponse(header=self.header()).SerializeToString()
+                if not self.forgets_replies:
+                    reply.results.append(result)
+        if reply.ByteSize():
+            await stream.send(reply)
+
+    def header(self) -> ResponseHeader:
+        revision = self.cluster.revision if self.revision is None else self.revision
+        return ResponseHeader(
+            cluster_id=self.cluster.cluster_id,
+            member_id=self.member_id,
+            revision=revision,
+            raft_term=self.term,
+        )
+
+    def unary(self, name: str) -> bytes:
+        self.unary_calls.append(name)
+        if name == "Status":
+            return StatusResponse(
+                header=self.header(), version="3.5.0", leader=self.leader
+            ).SerializeToString()
+        members = [Member(ID=node.member_id) for node in self.cluster.nodes.values()]
+        return MemberListResponse(header=self.header(), members=members).SerializeToString()
+
+
+class FakeCluster:
+    """`nodes` by member id; `executed` lists every execution of a command, in order. `refusal` decides a
+    command's result without executing it."""
+
+    def __init__(self, count: int = 3) -> None:
+        self.cluster_id = 0xC1
+        self.commit_index = 5_000
+        self.revision = 1
+        self.nodes = {member_id: FakeNode(self, member_id) for member_id in range(1, count + 1)}
+        self.executed: list[tuple[int, int, bytes]] = []
+        self.sessions: dict[int, dict[int, Result]] = {}
+        self.refusal: Callable[[int, Command], Result | None] = lambda session, command: None
+        self.dialled: list[str] = []
+        self.nursery: trio.Nursery
+        self._last_session = 0
+
+    @property
+    def addresses(self) -> list[str]:
+        return [node.address for node in self.nodes.values()]
+
+    def members(self) -> list[TableMember]:
+        return [
+            TableMember(id=node.member_id, name=f"n{node.member_id}", client_urls=[f"http://{node.address}"])
+            for node in self.nodes.values()
+        ]
+
+    def elect(self, member_id: int, term: int, *, told: tuple[int, ...] | None = None) -> None:
+        """The nodes `told` (all by default) hear of a new leader."""
+        for node in self.nodes.values():
+            if told is None or node.member_id in told:
+                node.term, node.leader = term, member_id
+                node.tell()
+
+    def execute(self, session: int, command: Command) -> Result:
+        """Each (session, sequence) once; a duplicate gets the stored result."""
+        if (refused := self.refusal(session, command)) is not None:
+            refused.session, refused.sequence = session, command.sequence
+            return refused
+        if command.kind == Command.REGISTER:
+            self._last_session += 1
+            self.sessions[self._last_session] = {}
+            body = Registered(session=self._last_session).SerializeToString()
+            return Result(session=session, sequence=command.sequence, body=body)
+        results = self.sessions.get(session)
+        if results is None:
+            return Result(session=session, sequence=command.sequence, outcome=Result.SESSION_EXPIRED)
+        if command.sequence not in results:
+            self.revision += 1
+            self.executed.append((session, command.sequence, command.request))
+            results[command.sequence] = Result(session=session, sequence=command.sequence)
+        result = Result()
+        result.CopyFrom(results[command.sequence])
+        return result
+
+    @asynccontextmanager
+    async def dial(self, address: str) -> AsyncIterator["FakeChannel"]:
+        await trio.lowlevel.checkpoint()
+        self.dialled.append(address)
+        node = next((node for node in self.nodes.values() if node.address == address), None)
+        if node is not None:
+            node.dials += 1
+        yield FakeChannel(self, node)
+
+
+class FakeChannel:
+    def __init__(self, cluster: FakeCluster, node: FakeNode | None) -> None:
+        self._cluster = cluster
+        self._node = node
+
+    async def unary(
+        self,
+        method: MethodDescriptor,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        raw: bool = False,
+    ) -> Any:
+        await trio.lowlevel.checkpoint()
+        if self._node is None or not self._node.up:
+            raise Status(errors.UNAVAILABLE, "failed to connect")
+        return self._node.unary(method.name)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: MethodDescriptor,
+        request: Any = None,
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[InMemoryStream]:
+        """As the bridge does it, a failure to connect shows when the stream is used."""
+        ours, theirs = in_memory_pair(metadata)
+        if self._node is None or not self._node.up:
+            theirs.close(Status(errors.UNAVAILABLE, "failed to connect"))
+        else:
+            serve = self._node.serve_watch if method.name == "Watch" else self._node.serve_session
+            self._cluster.nursery.start_soon(serve, theirs)
+        try:
+            yield ours
+        finally:
+            ours.close()
