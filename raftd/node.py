@@ -18,13 +18,15 @@ import structlog
 import trio
 
 from raftd import config
-from raftd.core import LogRead, Raft, RaftConfig, Ready, Role, SoftState
+from raftd.core.config import RaftConfig
 from raftd.core.messages import Entry, EntryKind, Envelope, Message
+from raftd.core.raft import Raft
+from raftd.core.ready import LogRead, Ready, Role, SoftState
 from raftd.kv import StateMachine
 from raftd.kv.command import Result, decode_payload
 from raftd.proposals import Proposals, Submission
 from raftd.reads import Read, Reads
-from raftd.store import Completion, Recovered, Store, WriteJob, Writer
+from raftd.store import Completion, Recovered, Store, WriteJob, WriteTransaction
 
 log = structlog.get_logger()
 
@@ -46,6 +48,19 @@ class _Write:
     messages: list[Envelope]
 
 
+class JobWriter(Protocol):
+    """What writes: `raftd.store.Writer`, on its own thread."""
+
+    def submit(self, job: WriteJob) -> None: ...
+
+    def close(self) -> None: ...
+
+
+Apply = Callable[[WriteTransaction, Entry], list[Result]]
+StartWriter = Callable[[Apply, Callable[[list[_Report]], None]], JobWriter]
+"""Given how to apply an entry and where to report; reports may come from any thread."""
+
+
 class Node:
     """Owns Raft for the life of the process. All methods are called on the Trio thread and return at once.
 
@@ -58,6 +73,7 @@ class Node:
         raft_config: RaftConfig,
         recovered: Recovered,
         store: Store,
+        start_writer: StartWriter,
         state_machine: StateMachine,
         links: Links,
         seed: random.Random,
@@ -80,10 +96,11 @@ class Node:
         self.reads = Reads(store, state_machine.current_revision, raft_config.node_id)
         self._config = raft_config
         self._store = store
-        self._state_machine = state_machine
+        self.state_machine = state_machine
         self._links = links
         self._proposals = Proposals()
-        self._writer: Writer[list[Result]] | None = None
+        self._start_writer = start_writer
+        self._writer: JobWriter | None = None
         self._writing: deque[_Write] = deque()
         self._arrived: list[Callable[[], None]] = []
         self._awake = trio.Event()
@@ -104,6 +121,11 @@ class Node:
     def stream_broken(self, peer: int) -> None:
         """The control stream from `peer` ended: it may be gone (DESIGN §3, fast failover)."""
         self._arrived.append(partial(self.raft.leader_stream_broken, peer))
+        self._awake.set()
+
+    def stream_restored(self, peer: int) -> None:
+        """A new data stream to `peer` has begun; what the old one carried may be lost."""
+        self._arrived.append(partial(self.raft.stream_restored, peer))
         self._awake.set()
 
     def submit(self, submission: Submission) -> None:
@@ -139,11 +161,11 @@ class Node:
         self._ticked_at = self._swept_at = self._in_office_since = trio.current_time()
         entry_queue = trio.lowlevel.current_trio_token()
 
-        def done(reports: Sequence[_Report]) -> None:
+        def done(reports: list[_Report]) -> None:
             with contextlib.suppress(trio.RunFinishedError):
                 entry_queue.run_sync_soon(self._reported, reports)
 
-        writer = self._writer = Writer(self._store, self._state_machine.apply, done)
+        writer = self._writer = self._start_writer(self.state_machine.apply, done)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.reads.run)

@@ -13,8 +13,10 @@ from enum import Enum
 
 from proto import errors
 from raftd import config
-from raftd.core import NotLeader, Overloaded, Raft, Role
 from raftd.core.messages import Entry
+from raftd.core.proposal import NotLeader, Overloaded
+from raftd.core.raft import Raft
+from raftd.core.ready import Role
 from raftd.kv.command import Result, encode_payload
 
 

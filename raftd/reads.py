@@ -15,7 +15,8 @@ import trio
 from proto import errors
 from proto.errors import Status
 from raftd import config
-from raftd.core import Raft, ReadState
+from raftd.core.raft import Raft
+from raftd.core.ready import ReadState
 from raftd.store import ReadTransaction, Store
 
 

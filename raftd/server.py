@@ -8,6 +8,7 @@ over → no new calls → what is in flight drained → writer ended → directo
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import trio
@@ -15,7 +16,7 @@ import trio
 from proto.bridge import serve
 from proto.service import Service
 from raftd import config
-from raftd.core import RaftConfig
+from raftd.core.config import RaftConfig
 from raftd.flags import NodeConfig
 from raftd.kv import TABLES, StateMachine
 from raftd.node import Node
@@ -31,7 +32,7 @@ from raftd.services.session import SessionStreams
 from raftd.services.table import LeaderTable
 from raftd.services.unsupported import unsupported
 from raftd.services.writes import Writes
-from raftd.store import ClusterIdentity, Member, Recovered, Store, StoreRefused
+from raftd.store import ClusterIdentity, Member, Recovered, Store, StoreRefused, Writer
 
 log = structlog.get_logger()
 
@@ -142,6 +143,7 @@ class Server:
             peers,
             receive=lambda sender, messages: self.node.receive(sender, messages),
             broken=lambda peer: self.node.stream_broken(peer),
+            restored=lambda peer: self.node.stream_restored(peer),
         )
         raft_config = RaftConfig(
             node_id,
@@ -156,6 +158,7 @@ class Server:
             raft_config,
             recovered,
             store,
+            partial(Writer, store),
             self._state_machine,
             self._links,
             random.Random(),
@@ -198,7 +201,7 @@ class Server:
     def _counters(self) -> dict[str, int]:
         return {
             "reads_served": self.node.reads.served,
-            **{f"raft_{reason}": count for reason, count in self.node.raft.ignored.items()},
+            **{f"raft_{reason}": count for reason, count in self.node.raft.status().ignored_messages.items()},
             **self._links.counters,
         }
 
@@ -209,7 +212,7 @@ class Server:
         if self.node.leads and len(self._cluster.members) > 1:
             self.node.transfer_leadership()
             with trio.move_on_after(config.SHUTDOWN_TRANSFER_S):
-                while self.node.leads or self.node.soft_state.leader is None:
+                while self.node.soft_state.leader in (None, self.node.raft.node_id):
                     await self.node.soft_state_changed.wait()
 
     async def _report_status(self, lifecycle: Lifecycle) -> None:

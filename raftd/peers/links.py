@@ -66,12 +66,14 @@ class PeerLinks:
         addresses: Mapping[int, str],
         receive: Callable[[int, Sequence[Message]], None],
         broken: Callable[[int], None],
+        restored: Callable[[int], None],
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._identity = identity
         self._peers = {node_id: _Peer(node_id, address) for node_id, address in sorted(addresses.items())}
         self._receive = receive
         self._broken = broken
+        self._restored = restored
 
     def send(self, envelopes: Sequence[Envelope]) -> None:
         """Sends or drops each; never waits."""
@@ -114,6 +116,8 @@ class PeerLinks:
                         peer.dialled[plane] = stream
                         if plane is Plane.CONTROL:
                             peer.channel = channel
+                        else:
+                            self._restored(peer.node_id)
                         while True:
                             self._deliver(peer, await stream.receive_all())
                             received = True
