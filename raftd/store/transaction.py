@@ -1,0 +1,118 @@
+"""Transactions over the tables of the state machine: many short readers, one writer.
+
+Both satisfy the protocols of `raftd.kv.transaction`. The writing one also keeps each table's tally. That
+costs a put one CRC and one look at the old value, which LMDB's `replace` returns anyway: 0.35–0.5 µs over a
+bare put of 0.5–0.7 (256-byte values, Python 3.11, lmdb 3.0).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Self
+from zlib import crc32
+
+import lmdb
+
+from raftd.store.environment import META, Environment
+from raftd.store.state import STATE_KEY, applied_index_of
+from raftd.store.tally import Tally
+
+if TYPE_CHECKING:
+    from lmdb import _Database
+
+
+class _Tables:
+    """Reading, common to both kinds of transaction."""
+
+    __slots__ = ("_get", "_handles", "lmdb")
+
+    def __init__(self, transaction: "lmdb.Transaction[bytes]", handles: "Mapping[str, _Database]") -> None:
+        self.lmdb = transaction
+        self._handles = handles
+        self._get = transaction.get
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        try:
+            return self._get(key, None, self._handles[table])
+        except lmdb.BadValsizeError:
+            raise AssertionError(_bad_key(table, key)) from None
+
+    def scan(
+        self, table: str, start: bytes, end: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        with self.lmdb.cursor(self._handles[table]) as cursor:
+            if reverse:
+                found = cursor.prev() if end is not None and cursor.set_range(end) else cursor.last()
+                if not found:
+                    return
+                for key, value in cursor.iterprev():
+                    if key < start:
+                        return
+                    yield key, value
+            elif cursor.set_range(start) if start else cursor.first():
+                for key, value in cursor.iternext():
+                    if end is not None and key >= end:
+                        return
+                    yield key, value
+
+
+class ReadTransaction(_Tables):
+    """What the last commit left, unchanged however long it is held; so hold it briefly (hazard 66).
+
+    A context manager, made by `Store.read()`, for the thread that entered it.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment.lmdb.begin(), environment.handles)
+
+    @property
+    def applied_index(self) -> int:
+        """The index up to which this view has applied the log."""
+        return applied_index_of(self.get(META, STATE_KEY))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.lmdb.abort()
+
+
+class WriteTransaction(_Tables):
+    """The one write transaction, which belongs to the writer thread (hazard 68)."""
+
+    __slots__ = ("_replace", "_take", "tallies")
+
+    def __init__(self, environment: Environment, tallies: Mapping[str, Tally]) -> None:
+        super().__init__(environment.lmdb.begin(write=True), environment.handles)
+        self._replace = self.lmdb.replace
+        self._take = self.lmdb.pop
+        self.tallies = tallies
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        try:
+            previous = self._replace(key, value, self._handles[table])
+        except lmdb.BadValsizeError:
+            raise AssertionError(_bad_key(table, key)) from None
+        tally = self.tallies[table]
+        if previous is None:
+            tally.keys += 1
+            tally.hash += crc32(value, crc32(key))
+        else:
+            key_crc = crc32(key)
+            tally.hash += crc32(value, key_crc) - crc32(previous, key_crc)
+
+    def delete(self, table: str, key: bytes) -> bool:
+        try:
+            previous = self._take(key, self._handles[table])
+        except lmdb.BadValsizeError:
+            raise AssertionError(_bad_key(table, key)) from None
+        if previous is None:
+            return False
+        tally = self.tallies[table]
+        tally.keys -= 1
+        tally.hash -= crc32(previous, crc32(key))
+        return True
+
+
+def _bad_key(table: str, key: bytes) -> str:
+    return f"a key of {len(key)} bytes in table {table}"
