@@ -36,16 +36,20 @@ class PreCandidate(_Campaign):
 
     __slots__ = ()
 
-    def request(self) -> RequestVote:
-        log = self._replica.log
-        return RequestVote(self._replica.term + 1, log.last_index, log.last_term, True, False)
-
     def ask_all(self) -> None:
         for peer in self._replica.peers:
             self.ask(peer)
 
     def ask(self, peer: int) -> None:
-        self._replica.send(peer, self.request())
+        self._replica.send(peer, self._request())
+
+    def is_equal(self, rival: RequestVote) -> bool:
+        """Whether the other asks for the same term with the same log."""
+        return rival == self._request()
+
+    def _request(self) -> RequestVote:
+        log = self._replica.log
+        return RequestVote(self._replica.term + 1, log.last_index, log.last_term, True, False)
 
 
 class Candidate(_Campaign):

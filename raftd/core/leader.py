@@ -218,23 +218,26 @@ class Leader:
                 self._replica.send(request.follower, reply)
 
     def read_index(self, token: int) -> None:
-        if not self._rounds.add(ReadRequest(None, token)):
-            self._replica.finish_read(token, None)
+        request = ReadRequest(None, token, self._replica.now)
+        if not self._rounds.add(request):
+            self._fail_read(request)
 
     def on_read_index(self, sender: int, message: ReadIndex) -> None:
-        if not self._rounds.add(ReadRequest(sender, message.nonce)):
-            self._refuse_read(sender, message.nonce)
+        request = ReadRequest(sender, message.nonce, self._replica.now)
+        if not self._rounds.add(request):
+            self._fail_read(request)
 
-    def _refuse_read(self, follower: int, nonce: int) -> None:
-        self._replica.send(follower, ReadIndexReply(self._replica.term, nonce, 0, refused=True))
+    def _fail_read(self, request: ReadRequest) -> None:
+        if request.follower is None:
+            self._replica.finish_read(request.token, None)
+        else:
+            refusal = ReadIndexReply(self._replica.term, request.token, 0, refused=True)
+            self._replica.send(request.follower, refusal)
 
     def abandon_reads(self) -> None:
         """This node leads no more: what was asked must be asked again elsewhere."""
         for request in self._rounds.abandon():
-            if request.follower is None:
-                self._replica.finish_read(request.token, None)
-            else:
-                self._refuse_read(request.follower, request.token)
+            self._fail_read(request)
 
     # Handing over (thesis §3.10).
 
@@ -269,6 +272,9 @@ class Leader:
         if self.transfer is not None and self._replica.now >= self.transfer.deadline:
             self.transfer = None
         self._probe_stalled()
+        oldest_tick = self._replica.now - self._replica.config.election_timeout_ticks
+        for request in self._rounds.expire(oldest_tick):
+            self._fail_read(request)
         if self._replica.now >= self._heartbeat_tick:
             self._broadcast_heartbeat()
         return None

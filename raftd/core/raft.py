@@ -151,7 +151,8 @@ class Raft:
                 return False
 
     def leader_stream_broken(self, peer: int) -> None:
-        """The stream from `peer` broke. If it leads, it may be dead: a fast election may follow."""
+        """The stream from `peer` broke, and all it had brought has been stepped. If `peer` leads, it may be
+        dead, and a fast election may follow."""
         match self._role:
             case Follower() as follower if follower.leader == peer:
                 follower.leader_stream_broken()
@@ -299,8 +300,8 @@ class Raft:
                 self._on_heartbeat(sender, message)
             case Leader() as leader, ReadIndex():
                 leader.on_read_index(sender, message)
-            case _, ReadIndex():
-                self._on_misdirected_read_index(sender, message)
+            case _, ReadIndex(nonce=nonce):
+                self._replica.send(sender, ReadIndexReply(self._replica.term, nonce, 0, refused=True))
             case Follower() as follower, ReadIndexReply():
                 follower.on_read_index_reply(sender, message)
             case _, RequestVote(pre_vote=True):
@@ -344,10 +345,12 @@ class Raft:
                 return False
             case AppendEntries() | Heartbeat():
                 self._become_follower(message.term, sender)
-                return True
+            case RequestVoteReply() if isinstance(self._role, PreCandidate):
+                # Only its term was too low: try again soon (hazard 8).
+                self._become_follower(message.term, None, self._short_wait())
             case _:
                 self._become_follower(message.term, None)
-                return True
+        return True
 
     def _is_content(self) -> bool:
         """Whether this node knows a leader that works, possibly itself (thesis §4.2.3)."""
@@ -363,12 +366,17 @@ class Raft:
 
     def _on_pre_vote(self, sender: int, message: RequestVote) -> None:
         """Would this node vote so? It promises nothing, and its own timer runs on (hazard 12)."""
-        if self._would_vote(sender, message) and not self._outranks(sender, message):
-            if isinstance(self._role, PreCandidate) and self._is_equal(message):
-                self._become_follower(self._replica.term, None, self._short_wait())
-            self._replica.send(sender, RequestVoteReply(message.term, True, True))
-        else:
-            self._replica.send(sender, RequestVoteReply(self._replica.term, False, True))
+        granted = self._would_vote(sender, message)
+        match self._role:
+            case PreCandidate() as rival if granted and rival.is_equal(message):
+                # Of two equal pre-candidates the lower id waits.
+                if sender > self.node_id:
+                    self._become_follower(self._replica.term, None, self._short_wait())
+                else:
+                    granted = False
+                    rival.ask(sender)  # Again: the first question came too early, or was lost.
+        term = message.term if granted else self._replica.term
+        self._replica.send(sender, RequestVoteReply(term, granted, True))
 
     def _would_vote(self, sender: int, message: RequestVote) -> bool:
         replica = self._replica
@@ -377,21 +385,6 @@ class Raft:
         if message.term == replica.term and replica.hard_state.voted_for not in (None, sender):
             return False
         return replica.log.is_up_to_date(message.last_log_index, message.last_log_term)
-
-    def _outranks(self, sender: int, message: RequestVote) -> bool:
-        """Of two equal pre-candidates the lower id waits. The one that refuses asks again: its first question
-        may have come too early or been lost."""
-        match self._role:
-            case PreCandidate() as candidate if sender < self.node_id and self._is_equal(message):
-                candidate.ask(sender)
-                return True
-            case _:
-                return False
-
-    def _is_equal(self, message: RequestVote) -> bool:
-        log = self._replica.log
-        own = (self._replica.term + 1, log.last_index, log.last_term)
-        return (message.term, message.last_log_index, message.last_log_term) == own
 
     def _on_request_vote(self, sender: int, message: RequestVote) -> None:
         """§5.2, §5.4.1: one vote in a term, first come first served, for a log at least as up-to-date."""
@@ -461,9 +454,6 @@ class Raft:
         follower = self._follow(sender)
         if follower is not None:
             follower.on_heartbeat(sender, message)
-
-    def _on_misdirected_read_index(self, sender: int, message: ReadIndex) -> None:
-        self._replica.send(sender, ReadIndexReply(self._replica.term, message.nonce, 0, refused=True))
 
     # Output.
 

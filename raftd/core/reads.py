@@ -8,6 +8,7 @@ fixed its index before a write that the reader has already seen acknowledged.
 Neither class sends anything; `Leader` and `Follower` do.
 """
 
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ class ReadRequest:
 
     follower: int | None
     token: int
+    arrival_tick: int
 
 
 @dataclass(slots=True)
@@ -76,6 +78,17 @@ class ReadRounds:
             self._pending -= len(done.requests)
             safe += [(request, done.index) for request in done.requests]
         return safe
+
+    def expire(self, oldest_tick: int) -> list[ReadRequest]:
+        """Those that arrived before `oldest_tick` and are still not safe: nobody waits for them any more."""
+        late: list[ReadRequest] = []
+        while self._running and self._running[0].requests[-1].arrival_tick < oldest_tick:
+            late += self._running.popleft().requests
+        fresh = bisect_left(self._waiting, oldest_tick, key=lambda request: request.arrival_tick)
+        late += self._waiting[:fresh]
+        del self._waiting[:fresh]
+        self._pending -= len(late)
+        return late
 
     def abandon(self) -> list[ReadRequest]:
         """All that were not served."""
