@@ -1,6 +1,5 @@
-"""Every bound and every default of raftd, in one place, and its flags. The core's own are in
-`raftd.core.config`, the state machine's in `raftd.kv.limits`.
-"""
+"""Every bound of raftd, in one place. Its flags are in `raftd.options`, the core's bounds in
+`raftd.core.config`, the state machine's in `raftd.kv.limits`, the store's in `raftd.store.limits`."""
 
 from typing import Final
 
@@ -8,7 +7,9 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 TICK_MS: Final = 5
-"""The unit of Raft's clock (DESIGN §3)."""
+"""The unit of Raft's clock."""
+HEARTBEATS_PER_ELECTION_TIMEOUT: Final = 5
+"""So many a follower may miss, at least, before it doubts its leader (etcd demands the same)."""
 
 # Commands on their way (raftd.proposals). Above these a write is refused before the log.
 MAX_PENDING_COMMANDS: Final = 32_768

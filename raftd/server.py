@@ -17,9 +17,9 @@ from proto.bridge import serve
 from proto.service import Service
 from raftd import config
 from raftd.core.config import RaftConfig
-from raftd.flags import NodeConfig
 from raftd.kv import TABLES, StateMachine
 from raftd.node import Node
+from raftd.options import NodeConfiguration
 from raftd.peers.bootstrap import Introductions, address_of
 from raftd.peers.links import Identity, PeerLinks
 from raftd.peers.service import PeerService
@@ -48,7 +48,7 @@ class Lifecycle:
     stop_requested: Callable[[], Awaitable[None]]
 
 
-async def run(node_config: NodeConfig, lifecycle: Lifecycle) -> None:
+async def run(node_config: NodeConfiguration, lifecycle: Lifecycle) -> None:
     """Returns after an orderly stop. Raises StoreRefused, Fenced, FormationRefused or AddressInUse."""
     store = await trio.to_thread.run_sync(_open_store, node_config)
     try:
@@ -58,8 +58,8 @@ async def run(node_config: NodeConfig, lifecycle: Lifecycle) -> None:
             await trio.to_thread.run_sync(store.close)
 
 
-def _open_store(node_config: NodeConfig) -> Store:
-    store = Store.open(node_config.data_dir, tables=TABLES)
+def _open_store(node_config: NodeConfiguration) -> Store:
+    store = Store.open(node_config.directory, tables=TABLES)
     try:
         store.claim(node_config.name, node_config.initial_cluster_token)
     except BaseException:
@@ -68,14 +68,14 @@ def _open_store(node_config: NodeConfig) -> Store:
     return store
 
 
-async def _serve_peers(node_config: NodeConfig, store: Store, lifecycle: Lifecycle) -> None:
+async def _serve_peers(node_config: NodeConfiguration, store: Store, lifecycle: Lifecycle) -> None:
     me = Member(
         store.identity.member_id,
         node_config.name,
-        node_config.initial_advertise_peer_urls,
-        node_config.advertise_client_urls,
+        node_config.peer_urls,
+        node_config.client_urls,
     )
-    introductions = Introductions(node_config.initial_cluster_token, me, node_config.initial_cluster)
+    introductions = Introductions(node_config.initial_cluster_token, me, node_config.members)
     peer_service = PeerService(introductions)
     async with trio.open_nursery() as nursery:
         addresses = [address_of(url) for url in node_config.listen_peer_urls]
@@ -126,7 +126,7 @@ class Server:
     """A node with its services. Made once the cluster is known."""
 
     def __init__(
-        self, node_config: NodeConfig, store: Store, recovered: Recovered, peer_service: PeerService
+        self, node_config: NodeConfiguration, store: Store, recovered: Recovered, peer_service: PeerService
     ) -> None:
         cluster = recovered.cluster
         node_id = store.identity.member_id

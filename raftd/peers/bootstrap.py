@@ -6,7 +6,7 @@ then does it know the cluster's id, which is a hash over their identities. A nod
 with a new identity, finds a cluster that does not know it, and is told so (hazards 43, 77).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import structlog
 import trio
@@ -36,17 +36,15 @@ def address_of(url: str) -> str:
     return url.split("://", 1)[-1].rstrip("/")
 
 
-def canonical(initial_cluster: Mapping[str, Sequence[str]]) -> str:
+def canonical(initial_cluster: Mapping[str, str]) -> str:
     """--initial-cluster in one spelling, so that two nodes' flags can be compared."""
-    return ",".join(
-        f"{name}={url}" for name in sorted(initial_cluster) for url in sorted(initial_cluster[name])
-    )
+    return ",".join(f"{name}={url}" for name, url in sorted(initial_cluster.items()))
 
 
 class Introductions:
     """This node's part of the exchange: `identify` answers, `form` asks."""
 
-    def __init__(self, token: str, me: Member, initial_cluster: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, token: str, me: Member, initial_cluster: Mapping[str, str]) -> None:
         self._token = token
         self._me = me
         self._initial_cluster = initial_cluster
@@ -99,9 +97,9 @@ class Introductions:
         heard: dict[str, Member] = {self._me.name: self._me}
         belongs: dict[str, int] = {}
         async with trio.open_nursery() as nursery:
-            for name, urls in self._initial_cluster.items():
+            for name, url in self._initial_cluster.items():
                 if name != self._me.name:
-                    nursery.start_soon(self._hear_from, name, address_of(urls[0]), heard, belongs)
+                    nursery.start_soon(self._hear_from, name, address_of(url), heard, belongs)
         cluster = form_cluster(self._token, heard.values())
         for name, cluster_id in belongs.items():
             if cluster_id not in (0, cluster.cluster_id):
