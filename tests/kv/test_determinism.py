@@ -1,0 +1,114 @@
+"""Equal logs make equal tables: in another process, on LMDB, one command or many per entry (hazards 30,
+33)."""
+
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from proto import rpc_pb2
+from raftd.core.messages import Entry, EntryKind
+from raftd.kv import TABLES, StateMachine
+from raftd.kv.command import Kind, Result, encode_command, encode_payload
+from raftd.kv.limits import Limits
+from raftd.store import Store
+from tests.kv.operations import random_request
+from tests.kv.replica import Replica
+
+LIMITS = Limits(max_sessions=4, session_idle_ms=200, session_touch_ms=10, session_window_commands=40)
+KINDS = {"PutRequest": Kind.PUT, "DeleteRangeRequest": Kind.DELETE_RANGE, "TxnRequest": Kind.TXN}
+ENTRIES = 300
+
+
+def random_log(seed: int) -> list[Entry]:
+    """Commands of several sessions and of none, repeated, acknowledged, expired, malformed and refused."""
+    random = Random(seed)
+    log: list[Entry] = []
+    sessions: list[int] = []
+    time_ms = 0
+    for index in range(2, ENTRIES + 2):
+        time_ms += random.choice((0, 1, 30, -20))
+        commands = []
+        for position in range(random.randint(1, 6)):
+            session = random.choice([0, *sessions[-6:]])
+            if random.random() < 0.06:
+                sessions.append(index << 16 | position)
+                commands.append(encode_command(Kind.REGISTER, 0, 0, b""))
+            elif session and random.random() < 0.2:
+                kind = Kind.CLOSE if random.random() < 0.1 else Kind.ACKNOWLEDGE
+                commands.append(encode_command(kind, session, random.randint(0, index), b""))
+            else:
+                request = random_request(random, index)
+                while isinstance(request, rpc_pb2.RangeRequest):
+                    request = random_request(random, index)
+                data = request.SerializeToString() if random.random() > 0.03 else random.randbytes(9)
+                sequence = random.randint(max(0, index - 30), index + 30)
+                commands.append(encode_command(KINDS[type(request).__name__], session, sequence, data))
+        log.append(Entry(index, 1, EntryKind.COMMANDS, encode_payload(max(0, time_ms), commands)))
+    return log
+
+
+def digest(tables: dict[str, dict[bytes, bytes]], results: list[list[Result]]) -> str:
+    content = sha256()
+    for table in sorted(tables):
+        for key, value in sorted(tables[table].items()):
+            content.update(b"%s %d %s %d %s\n" % (table.encode(), len(key), key, len(value), value))
+    content.update(repr(results).encode())
+    return content.hexdigest()
+
+
+def digest_in_memory(seed: int) -> str:
+    replica = Replica(LIMITS)
+    results = [replica.apply_entry(entry) for entry in random_log(seed)]
+    return digest(replica.tables(), results)
+
+
+def digest_on_lmdb(seed: int, directory: Path, entries_per_commit: int) -> str:
+    machine = StateMachine(LIMITS)
+    results = []
+    log = random_log(seed)
+    with Store.open(directory, tables=TABLES, map_size=1 << 28, runtime=directory.parent) as store:
+        for begin in range(0, len(log), entries_per_commit):
+            transaction = store.begin_write()
+            results += [
+                machine.apply(transaction, entry) for entry in log[begin : begin + entries_per_commit]
+            ]
+            store.commit(transaction)
+        with store.read() as reader:
+            tables = {table: dict(reader.scan(table, b"", None)) for table in TABLES}
+    return digest(tables, results)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_memory_and_lmdb_hold_the_same(seed: int, tmp_path: Path) -> None:
+    """Whatever the commits: an entry sees what earlier ones wrote, committed or not."""
+    expected = digest_in_memory(seed)
+    for entries_per_commit in (1, 50):
+        directory = tmp_path / f"{entries_per_commit}"
+        assert digest_on_lmdb(seed, directory, entries_per_commit) == expected
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1", "4711"])
+def test_another_process_with_another_hash_seed_holds_the_same(hash_seed: str) -> None:
+    """Hazard 33: neither the order of sets nor anything else of a process leaks into the state."""
+    code = "from tests.kv.test_determinism import digest_in_memory; print(digest_in_memory(1))"
+    output = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        cwd=Path(__file__).parents[2],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert output.strip() == digest_in_memory(1)
+
+
+def test_the_random_log_is_worth_comparing() -> None:
+    replica = Replica(LIMITS)
+    results = [result for entry in random_log(1) for result in replica.apply_entry(entry)]
+    assert len({(result.code, result.outcome, result.text[:30]) for result in results}) >= 8
+    assert replica.machine.current_revision(replica.transaction) > 100
