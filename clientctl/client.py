@@ -110,10 +110,11 @@ class Client:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            nursery = await stack.enter_async_context(trio.open_nursery(strict_exception_groups=False))
+            nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)
             nursery.start_soon(self._pipeline.run)
             nursery.start_soon(self._upstream.run)
+            stack.push_async_exit(self._close_session)
             self._stack = stack.pop_all()
         return self
 
@@ -122,10 +123,17 @@ class Client:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
-        if self._pipeline.connected:
+    ) -> bool | None:
+        if isinstance(error, trio.Cancelled | BaseExceptionGroup):
+            # May come from our own nursery, which then has to see it.
+            return await self._stack.__aexit__(kind, error, traceback)
+        # The caller's own exception leaves as it is, and not in a group.
+        await self._stack.__aexit__(None, None, None)
+        return None
+
+    async def _close_session(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._pipeline.connected:
             await self._session.close(trio.current_time() + self._limits.close_timeout_s)
-        await self._stack.__aexit__(kind, error, traceback)
 
     # Keys
 
@@ -143,7 +151,7 @@ class Client:
         `ignore_value` leaves the value as it is (the key must exist) and makes a new version of it.
         """
         request = put_request(key, value, prev_kv=prev_kv, ignore_value=ignore_value)
-        return await self._write(Command.PUT, request, PutResponse(), timeout)
+        return await self.execute_put(request, timeout=timeout)
 
     async def get(
         self,
@@ -191,7 +199,7 @@ class Client:
             min_create_revision=min_create_revision,
             max_create_revision=max_create_revision,
         )
-        return await self._read(request, RangeResponse(), timeout, min_revision)
+        return await self.execute_range(request, min_revision=min_revision, timeout=timeout)
 
     async def delete(
         self,
@@ -207,7 +215,7 @@ class Client:
         them.
         """
         request = delete_request(key, range_end, prefix=prefix, from_key=from_key, prev_kv=prev_kv)
-        return await self._write(Command.DELETE_RANGE, request, DeleteRangeResponse(), timeout)
+        return await self.execute_delete(request, timeout=timeout)
 
     async def txn(
         self,
@@ -224,8 +232,26 @@ class Client:
         """
         return await self.execute_txn(txn_request(compare, success, failure), timeout=timeout)
 
+    # Requests that are built already
+
+    async def execute_put(self, request: PutRequest, *, timeout: float | None = None) -> PutResponse:
+        """As `put`."""
+        return await self._write(Command.PUT, request, PutResponse(), timeout)
+
+    async def execute_range(
+        self, request: RangeRequest, *, min_revision: int = 0, timeout: float | None = None
+    ) -> RangeResponse:
+        """As `get`."""
+        return await self._read(request, RangeResponse(), timeout, min_revision)
+
+    async def execute_delete(
+        self, request: DeleteRangeRequest, *, timeout: float | None = None
+    ) -> DeleteRangeResponse:
+        """As `delete`."""
+        return await self._write(Command.DELETE_RANGE, request, DeleteRangeResponse(), timeout)
+
     async def execute_txn(self, request: TxnRequest, *, timeout: float | None = None) -> TxnResponse:
-        """A transaction that is built already."""
+        """As `txn`."""
         if is_read_only(request):
             return await self._read(request, TxnResponse(), timeout, 0)
         return await self._write(Command.TXN, request, TxnResponse(), timeout)

@@ -57,3 +57,12 @@ TIMEOUT_S: Final = 5.0
 
 DIAL_TIMEOUT_S: Final = 2.0
 """How long the command line waits for a first connection; etcdctl's default."""
+
+VALUE_BYTES_MAX: Final = 64 << 20
+"""The largest value that `put` reads from standard input; what a server takes is for the server to say."""
+
+TXN_LINE_BYTES_MAX: Final = 64 << 20
+"""The longest line of a transaction."""
+
+API_VERSION: Final = "3.5"
+"""The etcd API that the programs of this project speak."""

@@ -1,0 +1,80 @@
+"""The command `clientctl`: etcdctl's verbs for a raftd cluster, a proxyd or an etcd.
+
+Exit status: 0 done (an empty range and a delete of nothing too), 1 a single key is absent, a transaction's
+condition is false or a server is unhealthy, 2 wrong usage, 3 surely not done, 4 outcome unknown, 130
+interrupted.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from clientctl import verbs_cluster, verbs_kv, verbs_txn
+from clientctl.command import INTERRUPTED, NOT_DONE, UNKNOWN, USAGE, Interrupted, say, say_error
+from clientctl.settings import global_options
+
+
+@click.group(context_settings={"auto_envvar_prefix": "CLIENTCTL", "help_option_names": ["-h", "--help"]})
+@global_options(root=True)
+def root() -> None:
+    """Put and get keys, and look at the servers that keep them.
+
+    Every flag here may also stand after the verb, come from the environment (CLIENTCTL_ENDPOINTS, …), or from
+    the TOML file named by --config-file; in this order of precedence.
+
+    Exit status: 0 done, 1 absent or false, 2 wrong usage, 3 surely not done, 4 outcome unknown, 130
+    interrupted.
+    """
+
+
+for _verbs in (verbs_kv, verbs_txn, verbs_cluster):
+    _verbs.add_verbs(root)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit status."""
+    try:
+        status = root.main(list(arguments), prog_name="clientctl", standalone_mode=False)
+    except click.UsageError as error:
+        error.show(sys.stderr)
+        return USAGE
+    except click.ClickException as error:
+        say_error(error.format_message())
+        return USAGE
+    except Interrupted as interrupted:
+        say(str(interrupted))
+        return INTERRUPTED
+    except (click.Abort, KeyboardInterrupt):
+        say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output wants no more of it; nothing is left to flush at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_DONE
+    except Exception as error:
+        return _failed(error)
+    return status if isinstance(status, int) else 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _failed(error: Exception) -> int:
+    # Here, because it takes protobuf along, and by now that is loaded.
+    from clientctl.errors import NotDone, OutcomeUnknown
+
+    if isinstance(error, OutcomeUnknown):
+        say_error(str(error))
+        return UNKNOWN
+    if isinstance(error, NotDone):
+        say_error(str(error))
+        return NOT_DONE
+    raise error
+
+
+if __name__ == "__main__":
+    main()
