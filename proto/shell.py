@@ -115,7 +115,8 @@ def run(
     set_up_logging(configuration.log_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     structlog.get_logger().info("starting", program=program, pid=os.getpid(), **changed(configuration))
-    known = {ConfigurationError: EXIT_USAGE, OSError: EXIT_FAILURE, **(exit_statuses or {})}
+    known: dict[type[Exception], int] = {ConfigurationError: EXIT_USAGE, OSError: EXIT_FAILURE}
+    known.update(exit_statuses or {})
     try:
         status = trio.run(_supervise, main, configuration, Shell(environ))
     except Exception as error:
