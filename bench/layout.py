@@ -116,7 +116,7 @@ def plan(directory: Path, layout: Layout) -> ClusterRecord:
 def _node_argv(directory: Path, node: NodePlace, initial_cluster: str, token: str) -> tuple[str, ...]:
     client_url, peer_url = _url(node.client_port), _url(node.peer_port)
     return _python(
-        "raftd.main",
+        "raftd",
         *("--name", node.name),
         *("--data-dir", str(directory / node.name)),
         *("--listen-client-urls", client_url),
