@@ -48,6 +48,10 @@ class _Write:
     messages: list[Envelope]
 
 
+class WriterHangs(Exception):
+    """The writer thread did not end in time: a sync hangs, and the data directory must not be closed."""
+
+
 class JobWriter(Protocol):
     """What writes: `raftd.store.Writer`, on its own thread."""
 
@@ -173,8 +177,10 @@ class Node:
                     await self._sleep()
                     self._turn(nursery)
         finally:
-            with trio.move_on_after(config.WRITER_CLOSE_S, shield=True):  # a hung disk must not keep us
+            with trio.move_on_after(config.WRITER_CLOSE_S, shield=True) as closing:
                 await trio.to_thread.run_sync(writer.close, abandon_on_cancel=True)
+            if closing.cancelled_caught:
+                raise WriterHangs
 
     async def _sleep(self) -> None:
         due_s = self.raft.ticks_until_due() * self._config.tick_ms / 1000

@@ -6,8 +6,6 @@ over → no new calls → what is in flight drained → writer ended → directo
 """
 
 import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -15,10 +13,11 @@ import trio
 
 from proto.bridge import serve
 from proto.service import Service
+from proto.shell import EXIT_FAILURE, EXIT_OK, Shell
 from raftd import config
 from raftd.core.config import RaftConfig
 from raftd.kv import TABLES, StateMachine
-from raftd.node import Node
+from raftd.node import Node, WriterHangs
 from raftd.options import NodeConfiguration
 from raftd.peers.bootstrap import Introductions, address_of
 from raftd.peers.links import Identity, PeerLinks
@@ -37,62 +36,57 @@ from raftd.store import ClusterIdentity, Member, Recovered, Store, StoreRefused,
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Lifecycle:
-    """What the process around the server does for it: `ready` is called once it serves, `status` with a
-    line for the service manager, and `stop_requested` returns when it shall stop.
+async def run(configuration: NodeConfiguration, shell: Shell) -> int:
+    """Returns the exit status after an orderly stop.
+
+    Raises StoreRefused, Fenced, FormationRefused or AddressInUse. The directory is closed only where nothing can
+    be using it any more; everywhere else the end of the process does that.
     """
-
-    ready: Callable[[], None]
-    status: Callable[[str], None]
-    stop_requested: Callable[[], Awaitable[None]]
-
-
-async def run(node_config: NodeConfiguration, lifecycle: Lifecycle) -> None:
-    """Returns after an orderly stop. Raises StoreRefused, Fenced, FormationRefused or AddressInUse."""
-    store = await trio.to_thread.run_sync(_open_store, node_config)
+    store = await trio.to_thread.run_sync(_open_store, configuration)
     try:
-        await _serve_peers(node_config, store, lifecycle)
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(store.close)
+        await _serve_peers(configuration, store, shell)
+    except WriterHangs:
+        log.error("the disk hangs: stopping without closing the data directory")
+        return EXIT_FAILURE
+    await trio.to_thread.run_sync(store.close)
+    return EXIT_OK
 
 
-def _open_store(node_config: NodeConfiguration) -> Store:
-    store = Store.open(node_config.directory, tables=TABLES)
+def _open_store(configuration: NodeConfiguration) -> Store:
+    store = Store.open(configuration.directory, tables=TABLES)
     try:
-        store.claim(node_config.name, node_config.initial_cluster_token)
+        store.claim(configuration.name, configuration.initial_cluster_token)
     except BaseException:
         store.close()
         raise
     return store
 
 
-async def _serve_peers(node_config: NodeConfiguration, store: Store, lifecycle: Lifecycle) -> None:
+async def _serve_peers(configuration: NodeConfiguration, store: Store, shell: Shell) -> None:
     me = Member(
         store.identity.member_id,
-        node_config.name,
-        node_config.peer_urls,
-        node_config.client_urls,
+        configuration.name,
+        configuration.peer_urls,
+        configuration.client_urls,
     )
-    introductions = Introductions(node_config.initial_cluster_token, me, node_config.members)
+    introductions = Introductions(configuration.initial_cluster_token, me, configuration.members)
     peer_service = PeerService(introductions)
     async with trio.open_nursery() as nursery:
-        addresses = [address_of(url) for url in node_config.listen_peer_urls]
+        addresses = [address_of(url) for url in configuration.listen_peer_urls]
         await nursery.start(serve, addresses, [peer_service.service()])
         if store.identity.cluster_id is None:
-            cluster = await _form_cluster(introductions, lifecycle)
+            cluster = await _form_cluster(introductions, shell)
             if cluster is not None:
                 await trio.to_thread.run_sync(store.bootstrap, cluster)
         if store.identity.cluster_id is not None:
             recovered = await trio.to_thread.run_sync(store.recover)
             _check_membership(me, recovered.cluster)
             introductions.joined(recovered.cluster)
-            await Server(node_config, store, recovered, peer_service).run(lifecycle)
+            await Server(configuration, store, recovered, peer_service).run(shell)
         nursery.cancel_scope.cancel()
 
 
-async def _form_cluster(introductions: Introductions, lifecycle: Lifecycle) -> ClusterIdentity | None:
+async def _form_cluster(introductions: Introductions, shell: Shell) -> ClusterIdentity | None:
     """None when the process shall stop before all members have answered."""
     formed: list[ClusterIdentity] = []
 
@@ -102,7 +96,7 @@ async def _form_cluster(introductions: Introductions, lifecycle: Lifecycle) -> C
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(form)
-        await lifecycle.stop_requested()
+        await shell.shutdown_requested.wait()
         nursery.cancel_scope.cancel()
     return formed[0] if formed else None
 
@@ -126,11 +120,11 @@ class Server:
     """A node with its services. Made once the cluster is known."""
 
     def __init__(
-        self, node_config: NodeConfiguration, store: Store, recovered: Recovered, peer_service: PeerService
+        self, configuration: NodeConfiguration, store: Store, recovered: Recovered, peer_service: PeerService
     ) -> None:
         cluster = recovered.cluster
         node_id = store.identity.member_id
-        self._config = node_config
+        self._config = configuration
         self._peer_service = peer_service
         self._store = store
         self._state_machine = StateMachine()
@@ -149,8 +143,8 @@ class Server:
             node_id,
             tuple(member.id for member in cluster.members),
             tick_ms=config.TICK_MS,
-            heartbeat_ticks=node_config.heartbeat_interval_ms // config.TICK_MS,
-            election_timeout_ticks=node_config.election_timeout_ms // config.TICK_MS,
+            heartbeat_ticks=configuration.heartbeat_interval_ms // config.TICK_MS,
+            election_timeout_ticks=configuration.election_timeout_ms // config.TICK_MS,
         )
         with store.read() as reader:
             cluster_time_ms = self._state_machine.cluster_time_ms(reader)
@@ -164,22 +158,22 @@ class Server:
             random.Random(),
             cluster_time_ms,
         )
-        self._writes = Writes(self.node, self._links, node_config.election_timeout_ms)
+        self._writes = Writes(self.node, self._links, configuration.election_timeout_ms)
         self._cluster = cluster
 
-    async def run(self, lifecycle: Lifecycle) -> None:
+    async def run(self, shell: Shell) -> None:
         """Serves until asked to stop, then stops in order."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.node.run)
             nursery.start_soon(self._links.run)
             self._peer_service.join(self._links, self._writes)
-            nursery.start_soon(self._report_status, lifecycle)
+            nursery.start_soon(self._report_status, shell)
             async with trio.open_nursery() as serving:
                 addresses = [address_of(url) for url in self._config.listen_client_urls]
                 await serving.start(serve, addresses, self._services())
                 log.info("serving", name=self._config.name, clients=addresses)
-                lifecycle.ready()
-                await lifecycle.stop_requested()
+                shell.ready()
+                await shell.shutdown_requested.wait()
                 await self._hand_over()
                 serving.cancel_scope.cancel()  # drains
             nursery.cancel_scope.cancel()
@@ -215,10 +209,10 @@ class Server:
                 while self.node.soft_state.leader in (None, self.node.raft.node_id):
                     await self.node.soft_state_changed.wait()
 
-    async def _report_status(self, lifecycle: Lifecycle) -> None:
+    async def _report_status(self, shell: Shell) -> None:
         while True:
             changed = self.node.soft_state_changed
             state = self.node.soft_state
             leader = f"{state.leader:x}" if state.leader else "none"
-            lifecycle.status(f"{state.role.value} term {state.term} leader {leader}")
+            shell.status(f"{state.role.value} term {state.term} leader {leader}")
             await changed.wait()
