@@ -63,5 +63,8 @@ TABLE_HEARTBEAT_S: Final = 0.1
 MAX_TABLE_WATCHERS: Final = 1_024
 MAX_HEALTH_WATCHERS: Final = 1_024
 
-SHUTDOWN_DRAIN_S: Final = 3.0
-"""What is in flight at SIGTERM may take this long."""
+# Stopping (proxyd.main); together below the 5 s that the process shell allows.
+SHUTDOWN_STREAMS_S: Final = 1.5
+"""What relayed streams have under way may take this long."""
+SHUTDOWN_DRAIN_S: Final = 2.5
+"""Then unary calls may take this long."""

@@ -153,7 +153,7 @@ class Endpoints:
         patience_s = self._table.election_timeout_s
         with trio.move_on_after(patience_s):
             return await updates.receive_all()
-        self._table.silent(address, trio.current_time())
+        self._table.silent(address)
         link.give_up_reads()
         limit_s = max(config.SILENCE_MIN_S, config.SILENCE_ELECTION_TIMEOUTS * patience_s)
         return await _receive(updates, limit_s - patience_s)

@@ -7,13 +7,16 @@ turns to.
 """
 
 from collections import deque
+from contextlib import suppress
 
 import trio
 from google.protobuf.message import DecodeError
 
+from clientctl.config import COMMAND_BYTES_OVERHEAD
 from clientctl.pending import PendingCommand
 from proto import errors, rpc_pb2, session_pb2
 from proto.bridge import Call, Service
+from proto.errors import Status
 from proto.session_pb2 import Batch, Command, ReadResult, Reply, Request, Result
 from proto.stream import MessageStream, StreamEnded
 from proxyd import config
@@ -31,12 +34,28 @@ class Relay:
         self.pipeline = pipeline
         self.reads = reads
         self.relayed = 0
+        self._streams: set[RelayedStream] = set()
+        self._draining = False
 
     def service(self) -> Service:
         return Service(session_pb2.DESCRIPTOR.services_by_name["Session"], {"Stream": self.stream})
 
     async def stream(self, call: Call) -> None:
-        await RelayedStream(self, call).serve()
+        if self._draining:
+            raise Status(*errors.STOPPED, outcome=errors.NOT_DONE_OUTCOME)
+        stream = RelayedStream(self, call)
+        self._streams.add(stream)
+        try:
+            await stream.serve()
+        finally:
+            self._streams.discard(stream)
+
+    async def drain(self) -> None:
+        """Take nothing new; return when all that was taken is answered and the streams have ended."""
+        self._draining = True
+        async with trio.open_nursery() as nursery:
+            for stream in self._streams:
+                nursery.start_soon(stream.drain)
 
 
 class RelayedStream:
@@ -56,21 +75,39 @@ class RelayedStream:
         self._gathered_bytes = 0
         self._gathered = trio.Event()
         self._eased = trio.Event()
+        self._receiving = trio.CancelScope()
+        self._ended = trio.Event()
 
     async def serve(self) -> None:
         """Until the client ends its side."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_gathered)
-                try:
-                    while True:
-                        for request in await self._stream.receive_all():
-                            await self._wait_until_eased()
-                            self._take(request)
-                except StreamEnded:
-                    nursery.cancel_scope.cancel()
+                with self._receiving:
+                    await self._receive()
+                if self._receiving.cancelled_caught:
+                    await self._finish_pending()
+                nursery.cancel_scope.cancel()
         finally:
             self._drop_all()
+            self._ended.set()
+
+    async def drain(self) -> None:
+        """Receive no more, and end once all that was received is answered."""
+        self._receiving.cancel()
+        await self._ended.wait()
+
+    async def _receive(self) -> None:
+        with suppress(StreamEnded):
+            while True:
+                for request in await self._stream.receive_all():
+                    await self._wait_until_eased()
+                    self._take(request)
+
+    async def _finish_pending(self) -> None:
+        while self._commands or self._reads or self._gathered_bytes:
+            self._eased = trio.Event()
+            await self._eased.wait()
 
     async def _wait_until_eased(self) -> None:
         """Back-pressure on this client alone: while too much of it is under way its stream is not read."""
@@ -125,7 +162,7 @@ class RelayedStream:
             self._reads.pop(request_id, None)
             result.id = request_id
             self._reply.read_results.append(result)
-            self._gather(len(result.body))
+            self._gather(len(result.body) + COMMAND_BYTES_OVERHEAD)
 
         read = Read(
             request=request.request,
@@ -153,12 +190,12 @@ class RelayedStream:
 
     def _add_result(self, result: Result) -> None:
         self._reply.results.append(result)
-        self._gather(len(result.body))
+        self._gather(len(result.body) + COMMAND_BYTES_OVERHEAD)
 
-    def _gather(self, body_bytes: int) -> None:
+    def _gather(self, size: int) -> None:
         """What was just added goes out with the next message; a full message makes room for another."""
-        self._reply_bytes += body_bytes
-        self._gathered_bytes += body_bytes
+        self._reply_bytes += size
+        self._gathered_bytes += size
         if self._reply_bytes > config.MAX_REPLY_BYTES:
             self._full.append((self._reply, self._reply_bytes))
             self._reply, self._reply_bytes = Reply(), 0

@@ -33,6 +33,7 @@ class NodeView:
     heard_at: float = -math.inf
     live: bool = False
     leaving: bool = False
+    silent: bool = False
     was_healthy: bool = False
 
 
@@ -74,8 +75,7 @@ class LeaderTable:
             self.cluster_id = update.cluster_id
         view = self._views.setdefault(address, NodeView(address))
         notable = not view.live or view.member_id != update.member_id or view.leaving != update.leaving
-        view.live = True
-        view.heard_at = now
+        view.live, view.silent, view.heard_at = True, False, now
         view.member_id, view.leaving = update.member_id, update.leaving
         view.term, view.leader = update.term, update.leader
         view.commit_index, view.applied_index = update.commit_index, update.applied_index
@@ -87,12 +87,11 @@ class LeaderTable:
         view.was_healthy = healthy
         self._decide(notable)
 
-    def silent(self, address: str, now: float) -> None:
-        """Nothing came from this address for a while: it may be healthy no more."""
+    def silent(self, address: str) -> None:
+        """Nothing has come from this address for an election timeout."""
         view = self._views[address]
-        if view.was_healthy and not self.healthy(view, now):
-            view.was_healthy = False
-            self._decide(True)
+        view.silent, view.was_healthy = True, False
+        self._decide(True)
 
     def lost(self, address: str) -> None:
         """The stream of this address has ended. Its member id is remembered."""
@@ -124,6 +123,7 @@ class LeaderTable:
         return (
             view.live
             and not view.leaving
+            and not view.silent
             and now - view.heard_at <= self.election_timeout_s
             and self.commit_index - view.applied_index < MAX_ENTRIES_BEHIND
         )
