@@ -23,6 +23,9 @@ LogFailure = Callable[[str, BaseException], None]
 OUTCOME_TRAILER: Final = "outcome"
 """Trailer that carries `Status.outcome`."""
 
+NOT_SENT_TEXTS: Final = ("failed to connect to all addresses", "errors resolving ")
+"""How the texts begin with which grpc itself fails a call, UNAVAILABLE, before it has sent anything."""
+
 _TRAILER = re.compile(r"[a-z0-9_.-]*[a-z0-9_.](?<!-bin)")
 
 
@@ -209,8 +212,9 @@ class Stream(LaneStream):
     def finish(self, error: Status | None, trailing_metadata: Mapping[str, str]) -> None:
         """The call is over; called by the bridge, in its own thread."""
         self._over, self._error, self.trailing_metadata = True, error, trailing_metadata
-        self.incoming.close()
+        # In this order: whoever has received the end can no longer send.
         self.outgoing.close(discard=True)
+        self.incoming.close()
 
     def _end(self) -> Exception:
         assert self._over, "message sent after close_sending()"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 Handler = Callable[..., Awaitable[Any]]
@@ -35,9 +36,9 @@ class Method:
             path_of(descriptor),
             descriptor.client_streaming,
             descriptor.server_streaming,
-            _as_is if raw else request.SerializeToString,
+            _as_is if raw else _encoder(request),
             _as_is if raw else request.FromString,
-            _as_is if raw else reply.SerializeToString,
+            _as_is if raw else _encoder(reply),
             _as_is if raw else reply.FromString,
         )
 
@@ -69,6 +70,16 @@ class Service:
 def path_of(descriptor: MethodDescriptor) -> str:
     """The method's HTTP/2 path, such as /etcdserverpb.KV/Put."""
     return f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+
+
+def _encoder(kind: type[Message]) -> Callable[[Any], bytes]:
+    def encode(message: Any) -> bytes:
+        if type(message) is not kind:
+            raise TypeError(f"{kind.__name__} expected, not {type(message).__name__}")
+        encoded: bytes = message.SerializeToString()
+        return encoded
+
+    return encode
 
 
 def _as_is(message: bytes) -> bytes:

@@ -15,7 +15,7 @@ import trio
 from google.protobuf.descriptor import MethodDescriptor
 
 from proto.bridge.threads import Bell, GrpcThread, LoopTask, OtherSideEnded, on_loop, put, trio_inbox
-from proto.call import OUTCOME_TRAILER, Stream, text_metadata
+from proto.call import NOT_SENT_TEXTS, OUTCOME_TRAILER, Stream, decoded, text_metadata
 from proto.errors import CANCELLED, NOT_DONE_OUTCOME, UNAVAILABLE, UNKNOWN_OUTCOME, Status
 from proto.lane import Lane, LaneClosed
 from proto.options import CLIENT_OPTIONS, ISOLATED, Options
@@ -57,10 +57,30 @@ class Channel:
         known = self._method(method, raw)
         encoded = known.encode_request(request)
         try:
-            reply = await on_loop(self._unary, known.path, encoded, timeout, metadata, wait_for_ready)
+            reply, _ = await on_loop(
+                self._unary, known.path, encoded, timeout, metadata, wait_for_ready, False
+            )
         except OtherSideEnded:
             raise Status(UNAVAILABLE, _CLOSED) from None
-        return known.decode_reply(reply)
+        return decoded(known.decode_reply, [reply])[0]
+
+    async def unary_with_trailers(
+        self,
+        method: MethodDescriptor | str,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        raw: bool = False,
+    ) -> tuple[Any, Mapping[str, str]]:
+        """As `unary`, with the server's trailing metadata."""
+        known = self._method(method, raw)
+        encoded = known.encode_request(request)
+        try:
+            reply, trailers = await on_loop(self._unary, known.path, encoded, timeout, metadata, False, True)
+        except OtherSideEnded:
+            raise Status(UNAVAILABLE, _CLOSED) from None
+        return decoded(known.decode_reply, [reply])[0], trailers
 
     @asynccontextmanager
     async def stream(
@@ -113,7 +133,8 @@ class Channel:
         timeout: float | None,
         metadata: Mapping[str, str] | None,
         wait_for_ready: bool,
-    ) -> bytes:
+        with_trailers: bool,
+    ) -> tuple[bytes, Mapping[str, str]]:
         start = self._unary_calls.get(path)
         if start is None:
             start = self._unary_calls[path] = self._channel.unary_unary(path)
@@ -121,10 +142,10 @@ class Channel:
             request, timeout=timeout, metadata=_pairs(metadata), wait_for_ready=wait_for_ready or None
         )
         try:
-            reply: bytes = await call
+            reply = await call
+            return reply, text_metadata(tuple(await call.trailing_metadata())) if with_trailers else {}
         except grpc.aio.AioRpcError as error:
             raise _status_of(error) from None
-        return reply
 
     async def _stream(
         self,
@@ -179,18 +200,11 @@ def _status_of(error: grpc.aio.AioRpcError) -> Status:
     outcome = text_metadata(tuple(error.trailing_metadata() or ())).get(OUTCOME_TRAILER)
     if outcome not in (NOT_DONE_OUTCOME, UNKNOWN_OUTCOME):
         outcome = None
-    if outcome is None and code == UNAVAILABLE and _never_connected(error):
+    if outcome is None and code == UNAVAILABLE and text.startswith(NOT_SENT_TEXTS):
         outcome = NOT_DONE_OUTCOME
     if code == CANCELLED:
         code, text = UNAVAILABLE, f"the server ended the call ({text})"
     return Status(code, text, outcome)
-
-
-def _never_connected(error: grpc.aio.AioRpcError) -> bool:
-    # The text alone could come from a server that passes it on; the debug string of a received status says
-    # so.
-    details, debug = error.details() or "", error.debug_error_string() or ""
-    return details.startswith("failed to connect to all addresses") and "received from peer" not in debug
 
 
 async def _open(

@@ -16,8 +16,8 @@ import grpc.aio
 import trio
 
 from proto.bridge.threads import Bell, GrpcThread, on_loop, put, trio_inbox
-from proto.call import OUTCOME_TRAILER, Call, LogFailure
-from proto.errors import CANCELLED, UNAVAILABLE, Status
+from proto.call import NOT_SENT_TEXTS, OUTCOME_TRAILER, Call, LogFailure
+from proto.errors import CANCELLED, UNAVAILABLE, UNKNOWN_OUTCOME, Status
 from proto.lane import Lane, LaneClosed
 from proto.options import SERVER_OPTIONS, Options
 from proto.service import Handler, Method, Service
@@ -241,8 +241,12 @@ async def _conclude(call: Call, context: Any) -> None:
         if trailers:
             context.set_trailing_metadata(tuple(trailers.items()))
         return
-    if status.outcome is not None:
-        trailers = {**trailers, OUTCOME_TRAILER: status.outcome}
+    outcome = status.outcome
+    if outcome is None and status.text.startswith(NOT_SENT_TEXTS):
+        # Another call's failure, passed on: to our client it would look like its own, and as surely not done.
+        outcome = UNKNOWN_OUTCOME
+    if outcome is not None:
+        trailers = {**trailers, OUTCOME_TRAILER: outcome}
     await context.abort(_CODES[status.code], status.text, tuple(trailers.items()))
 
 
