@@ -1,0 +1,5 @@
+"""`python -m proxyd` is proxyd."""
+
+from proxyd.main import main
+
+main()
