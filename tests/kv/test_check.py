@@ -127,6 +127,12 @@ REFUSED: list[tuple[str, Message, int, str]] = [
         "duplicate key given in txn request",
     ),
     (
+        "put under the wider of two deletes",
+        txn(op_delete(b"a", b"z"), op_delete(b"b", b"c"), op_put(b"y")),
+        INVALID_ARGUMENT,
+        "duplicate key given in txn request",
+    ),
+    (
         "nested puts",
         txn(op_txn(op_put(b"k")), op_txn(op_get(b"k"), failure=(op_put(b"k"),))),
         INVALID_ARGUMENT,

@@ -38,6 +38,7 @@ def tables_with(keys: list[bytes]) -> MemoryTransaction:
 @given(keys=st.lists(any_key, unique=True, max_size=12), bounds=st.tuples(any_key, st.none() | any_key))
 @example(keys=[b"a" * CHUNK_BYTES, b"a" * (CHUNK_BYTES + 1)], bounds=(b"a" * CHUNK_BYTES, None))
 @example(keys=[b"a" * (CHUNK_BYTES - 1) + b"\x00", b"a" * CHUNK_BYTES], bounds=(b"a", b"a" * CHUNK_BYTES))
+@example(keys=[b"a" * (CHUNK_BYTES - 1), b"a" * (CHUNK_BYTES - 1) + b"\x00z"], bounds=(b"a", None))
 def test_a_walk_visits_the_range_in_the_order_of_the_keys(
     keys: list[bytes], bounds: tuple[bytes, bytes | None]
 ) -> None:
