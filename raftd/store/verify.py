@@ -107,7 +107,7 @@ class _Scrub:
                 expected += 1
         if expected != position.last_index + 1:
             what = f"the log should end at {position.last_index}, but ends at {expected - 1}"
-            self._add(CorruptRecord(LOG, expected, what))
+            self._add(CorruptRecord(LOG, min(expected, position.last_index + 1), what))
         elif crc != position.last_crc:
             what = "it is not the record that was last written"
             self._add(CorruptRecord(LOG, position.last_index, what))

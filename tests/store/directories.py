@@ -1,6 +1,7 @@
 """Data directories of a cluster of one member, and a writer whose reports can be awaited."""
 
 import queue
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from raftd.store import Completion, Member, Store, WriteJob, Writer, WriteTransa
 
 TABLES = ("keys", "results")
 TOKEN = "token"
+ROOT = Path(__file__).parents[2]
+"""The working directory of child processes, where `tests` can be imported."""
 REPORT_TIMEOUT_S = 30.0
 """Only how long a broken test hangs."""
 
@@ -31,6 +34,11 @@ def open_member(directory: Path) -> Store:
         member = Member(store.identity.member_id, "n1", ("http://127.0.0.1:1",), ("http://127.0.0.1:2",))
         store.bootstrap(form_cluster(TOKEN, [member]))
     return store
+
+
+def child_command(directory: Path, *arguments: str) -> list[str]:
+    """A process of `tests.store.child`."""
+    return [sys.executable, "-m", "tests.store.child", str(directory), *arguments]
 
 
 def entry(index: int, payload: bytes = b"", term: int = 1) -> Entry:
