@@ -105,7 +105,7 @@ def plan(directory: Path, layout: Layout) -> ClusterRecord:
                 client_url=_url(proxy.port),
                 log=str(directory / f"{proxy.name}.log"),
                 argv=_python(
-                    "proxyd.main", "--endpoints", endpoints, "--listen-addr", f"127.0.0.1:{proxy.port}"
+                    "proxyd", "--endpoints", endpoints, "--listen-addr", f"127.0.0.1:{proxy.port}"
                 ),
             )
             for proxy in layout.proxies
