@@ -4,9 +4,10 @@ Nothing happens by itself: `deliver` moves messages, `tick` moves time, a disk c
 histories under random faults see `tests.simulation`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Any, TypeVar
 
 from raftd.core.config import RaftConfig
 from raftd.core.messages import Entry, EntryKind, Envelope, HardState, Message
@@ -15,6 +16,8 @@ from raftd.core.raft import Raft
 from raftd.core.ready import ReadState, Ready, Role
 
 ELECTION_TIMEOUT_TICKS = 60
+
+M = TypeVar("M", bound=Message)
 
 
 def entry(index: int, term: int, payload: bytes = b"x") -> Entry:
@@ -101,9 +104,9 @@ class Cluster:
         self,
         size: int = 3,
         seed: int = 0,
-        logs: dict[int, Sequence[Entry]] | None = None,
-        terms: dict[int, int] | None = None,
-        **options: object,
+        logs: Mapping[int, Sequence[Entry]] | None = None,
+        terms: Mapping[int, int] | None = None,
+        **options: Any,
     ) -> None:
         self.voters = tuple(range(1, size + 1))
         self.seed = seed
@@ -115,12 +118,15 @@ class Cluster:
         for node_id in self.voters:
             entries = list((logs or {}).get(node_id, ()))
             term = max((terms or {}).get(node_id, 0), entries[-1].term if entries else 0)
-            config = replace(RaftConfig(node_id, self.voters), **options)  # type: ignore[arg-type]
+            config = replace(RaftConfig(node_id, self.voters), **options)
             disk = Disk(HardState(term, None), entries)
             self.nodes[node_id] = Node(config, disk, seed * 100 + node_id)
 
     def __getitem__(self, node_id: int) -> Raft:
         return self.nodes[node_id].raft
+
+    def role(self, node_id: int) -> Role:
+        return self[node_id].role
 
     # Faults.
 
@@ -176,6 +182,19 @@ class Cluster:
                 self[node_id].tick()
             self.stabilize()
 
+    def ask(self, node_id: int, sender: int, message: Message) -> list[Message]:
+        """Step one message, and take what the node then sends to its sender."""
+        self[node_id].step(sender, message)
+        self.gather([node_id])
+        answers = [e.message for s, e in self.wire if (s, e.to) == (node_id, sender)]
+        self.wire = [(s, e) for s, e in self.wire if (s, e.to) != (node_id, sender)]
+        return answers
+
+    def expire_election_timer(self, node_id: int) -> None:
+        """As if nothing had been heard for long enough, on this node only."""
+        assert self[node_id].role is not Role.LEADER, f"{node_id} leads"
+        self[node_id].tick(self[node_id].ticks_until_due())
+
     def elect(self, node_id: int) -> None:
         """Make this node the leader."""
         for _ in range(10 * ELECTION_TIMEOUT_TICKS):
@@ -197,6 +216,16 @@ class Cluster:
             self.tick(1)
         raise AssertionError("nobody is elected")
 
+    def elect_any_but(self, *excluded: int) -> int:
+        """Let time pass for the others until one of them leads."""
+        others = [node_id for node_id in self.voters if node_id not in excluded]
+        for _ in range(20 * ELECTION_TIMEOUT_TICKS):
+            for node_id in others:
+                if self[node_id].role is Role.LEADER:
+                    return node_id
+            self.tick(1, *others)
+        raise AssertionError("nobody is elected")
+
     def leaders(self) -> list[int]:
         return [node_id for node_id in self.voters if self[node_id].role is Role.LEADER]
 
@@ -212,10 +241,15 @@ class Cluster:
     def read(self, node_id: int, token: int) -> None:
         self[node_id].read_index(token)
 
-    def sent(self, message_type: type, sender: int | None = None) -> list[tuple[int, Envelope]]:
+    def sent(self, message_type: type[M], sender: int | None = None) -> list[M]:
         """What is on the wire, of one type."""
         self.gather()
-        return [(s, e) for s, e in self.wire if isinstance(e.message, message_type) and sender in (None, s)]
+        return [
+            e.message for s, e in self.wire if isinstance(e.message, message_type) and sender in (None, s)
+        ]
+
+    def ignored(self, node_id: int) -> dict[str, int]:
+        return dict(self[node_id].status().ignored_messages)
 
     def assert_logs_equal(self) -> None:
         logs = [self.nodes[node_id].disk.entries for node_id in self.voters]

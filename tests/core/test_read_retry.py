@@ -4,8 +4,8 @@ from raftd.core.reads import ForwardedReads
 
 
 def test_a_late_answer_still_answers() -> None:
-    """Two round trips lie in an answer. Dropping it for the sake of its repetition would starve reads for ever
-    wherever that takes longer than the interval (hazard 35)."""
+    """Two round trips lie in an answer. Dropping it for the sake of its repetition would starve reads for
+    ever wherever that takes longer than the interval (hazard 35)."""
     forwarded = ForwardedReads(max_pending=10, max_rounds=1, first_nonce=100)
     assert forwarded.add(7)
     first = forwarded.ask(term=3, now=0, retry_ticks=10, expiry_ticks=60)
