@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from msgpack import UnpackException
+
 from raftd.kv.limits import MAX_COMMANDS_PER_ENTRY
 from raftd.kv.records import pack, unpack
 
@@ -40,6 +42,9 @@ class Outcome(IntEnum):
     """The session is not known (any more); this sending did nothing."""
 
 
+_KINDS: Final = frozenset(map(int, Kind))
+
+
 class NewerFormat(Exception):
     """An entry needs a newer program. The node stops; it never skips what it does not understand."""
 
@@ -52,6 +57,9 @@ class Command(NamedTuple):
     """The command's number in its session; for ACKNOWLEDGE the first outstanding number."""
     request: bytes
     """The serialized etcd request, as the client sent it."""
+
+
+_COMMAND_TYPES: Final = (int, int, int, bytes)
 
 
 @dataclass(slots=True)
@@ -76,11 +84,23 @@ def encode_command(kind: int, session: int, sequence: int, request: bytes) -> by
 
 
 def decode_command(data: bytes) -> Command:
-    """Raises NewerFormat for a command of another shape: nobody encodes one by mistake."""
-    fields = unpack(data)
-    if type(fields) is not list or len(fields) != 4:
+    """Raises NewerFormat for whatever this program does not know: kinds, shapes, bytes that are no command.
+
+    A node that takes a command from another one calls this before it proposes: what the log holds is
+    applied by all nodes, and one that cannot be applied stops them all.
+    """
+    try:
+        fields = unpack(data)
+    except (ValueError, UnpackException) as error:
+        raise NewerFormat(f"not a command: {data[:32]!r}") from error
+    if type(fields) is not list or tuple(map(type, fields)) != _COMMAND_TYPES:
         raise NewerFormat(f"a command of unknown shape: {data[:32]!r}")
-    return Command._make(fields)
+    command = Command._make(fields)
+    if command.kind not in _KINDS:
+        raise NewerFormat(f"a command of kind {command.kind}, which this program does not know")
+    if command.session < 0 or command.sequence < 0:
+        raise NewerFormat(f"a command of session {command.session}, sequence {command.sequence}")
+    return command
 
 
 def encode_payload(cluster_time_ms: int, commands: Sequence[bytes]) -> bytes:

@@ -17,7 +17,7 @@ from proto.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, OK, UNIMPLEMENTE
 from raftd.core.messages import Entry, EntryKind
 from raftd.kv.bodies import header_only
 from raftd.kv.check import check_delete_range, check_put, check_range, check_txn, is_read_only
-from raftd.kv.command import Command, Kind, NewerFormat, Outcome, Result, decode_command, decode_payload
+from raftd.kv.command import Command, Kind, Outcome, Result, decode_command, decode_payload
 from raftd.kv.keyspace import HISTORY, KEYS
 from raftd.kv.limits import LIMITS, Limits
 from raftd.kv.mvcc import REVISIONS, Store, View
@@ -62,7 +62,7 @@ class StateMachine:
             command = decode_command(data)
             if command.kind == Kind.REGISTER:
                 results.append(_register(sessions, command, entry.index << 16 | position))
-            elif command.session == 0:
+            elif command.session == 0 and command.kind in self._executors:
                 results.append(self._execute(store, command))
             else:
                 results.append(self._in_session(store, sessions, state, command))
@@ -112,12 +112,9 @@ class StateMachine:
         return result
 
     def _execute(self, store: Store, command: Command) -> Result:
-        executor = self._executors.get(command.kind)
-        if executor is None:
-            raise NewerFormat(f"a command of kind {command.kind}, which this program does not know")
         code, text, body = OK, "", b""
         try:
-            body = executor(store, command.request)
+            body = self._executors[command.kind](store, command.request)
         except Status as status:
             code, text = status.code, status.text
         except DecodeError:

@@ -60,6 +60,54 @@ def test_a_newer_entry_stops_the_node() -> None:
     assert replica.tables() == before
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        b"\x94",
+        b"random bytes",
+        *(
+            msgpack.packb(fields)
+            for fields in [
+                1,
+                (),
+                (1, 0, 0),
+                (0, 0, 0, b""),
+                (8, 0, 0, b""),
+                (1, -1, 0, b""),
+                (1, 0, -1, b""),
+                (1, 0.0, 0, b""),
+                (True, 0, 0, b""),
+                (1, 0, 0, "text"),
+                (1, None, 0, b""),
+                ({}, 0, 0, b""),
+                (1, 0, 0, b"", b""),
+            ]
+        ),
+    ],
+)
+def test_what_is_no_command_never_enters_the_log(data: bytes) -> None:
+    """The node that takes a command from a peer decodes it first: in the log it would stop every node."""
+    with pytest.raises(NewerFormat):
+        decode_command(data)
+
+
+def test_no_command_that_a_client_can_send_stops_a_node() -> None:
+    """Every kind, with and without a session, known or not, with any bytes for a request."""
+    replica = Replica()
+    session = replica.register()
+    for kind in Kind:
+        for of_session in (0, session, U64):
+            for sequence in (0, U64):
+                for request in (b"", b"\xff", put(b"k")):
+                    (result,) = replica.apply((kind, of_session, sequence, request))
+                    if of_session == U64 and kind is not Kind.REGISTER:
+                        assert result.outcome is Outcome.SESSION_EXPIRED
+    (result,) = replica.apply((Kind.CLOSE, 0, 0, b""))
+    assert result.outcome is Outcome.SESSION_EXPIRED, "there is no session 0"
+
+
 def test_entries_without_commands_change_nothing() -> None:
     replica = Replica()
     before = replica.tables()
