@@ -23,14 +23,13 @@ from raftd.core.messages import Entry, EntryKind, Envelope, Message
 from raftd.core.raft import Raft
 from raftd.core.ready import LogRead, Ready, Role, SoftState
 from raftd.kv import StateMachine
-from raftd.kv.command import Result, decode_payload
+from raftd.kv.command import decode_payload
 from raftd.proposals import Proposals, Submission
 from raftd.reads import Read, Reads
-from raftd.store import Completion, Recovered, Store, WriteJob, WriteTransaction
+from raftd.store import Recovered, Store, WriteJob, WriteTransaction
+from raftd.writing import Applied, NodeWriter, Report, StartWriter
 
 log = structlog.get_logger()
-
-_Report = Completion[list[Result]] | Exception
 
 
 class Links(Protocol):
@@ -46,23 +45,6 @@ class _Write:
     last_index: int
     last_term: int
     messages: list[Envelope]
-
-
-class WriterHangs(Exception):
-    """The writer thread did not end in time: a sync hangs, and the data directory must not be closed."""
-
-
-class JobWriter(Protocol):
-    """What writes: `raftd.store.Writer`, on its own thread."""
-
-    def submit(self, job: WriteJob) -> None: ...
-
-    def close(self) -> None: ...
-
-
-Apply = Callable[[WriteTransaction, Entry], list[Result]]
-StartWriter = Callable[[Apply, Callable[[list[_Report]], None]], JobWriter]
-"""Given how to apply an entry and where to report; reports may come from any thread."""
 
 
 class Node:
@@ -81,7 +63,6 @@ class Node:
         state_machine: StateMachine,
         links: Links,
         seed: random.Random,
-        cluster_time_ms: int = 0,
     ) -> None:
         self.raft = Raft(
             raft_config,
@@ -104,13 +85,15 @@ class Node:
         self._links = links
         self._proposals = Proposals()
         self._start_writer = start_writer
-        self._writer: JobWriter | None = None
+        self._writer: NodeWriter | None = None
         self._writing: deque[_Write] = deque()
         self._arrived: list[Callable[[], None]] = []
         self._awake = trio.Event()
         self._ticked_at = 0.0
         self._swept_at = 0.0
-        self._cluster_time_ms = cluster_time_ms
+        with store.read() as reader:
+            self._cluster_time_ms = state_machine.cluster_time_ms(reader)
+            self.revision = state_machine.current_revision(reader)
         self._in_office_since = 0.0
         self._last_commands: Entry | None = None
         self._log = log.bind(node=f"{raft_config.node_id:x}")
@@ -165,11 +148,11 @@ class Node:
         self._ticked_at = self._swept_at = self._in_office_since = trio.current_time()
         entry_queue = trio.lowlevel.current_trio_token()
 
-        def done(reports: list[_Report]) -> None:
+        def done(reports: list[Report]) -> None:
             with contextlib.suppress(trio.RunFinishedError):
                 entry_queue.run_sync_soon(self._reported, reports)
 
-        writer = self._writer = self._start_writer(self.state_machine.apply, done)
+        writer = self._writer = self._start_writer(self._apply, done)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.reads.run)
@@ -177,10 +160,8 @@ class Node:
                     await self._sleep()
                     self._turn(nursery)
         finally:
-            with trio.move_on_after(config.WRITER_CLOSE_S, shield=True) as closing:
-                await trio.to_thread.run_sync(writer.close, abandon_on_cancel=True)
-            if closing.cancelled_caught:
-                raise WriterHangs
+            with trio.CancelScope(shield=True):
+                await writer.close()
 
     async def _sleep(self) -> None:
         due_s = self.raft.ticks_until_due() * self._config.tick_ms / 1000
@@ -236,28 +217,34 @@ class Node:
         assert self._writer is not None, "the writer starts before the first turn"
         self._writer.submit(job)
 
-    def _reported(self, reports: Sequence[_Report]) -> None:
+    def _reported(self, reports: Sequence[Report]) -> None:
         self._arrived.extend(partial(self._take_report, report) for report in reports)
         self._awake.set()
 
-    def _take_report(self, report: _Report) -> None:
+    def _take_report(self, report: Report) -> None:
         if isinstance(report, Exception):
             raise report
-        for entry, results in report.results:
-            self._applied(entry, results)
+        for entry, applied in report.results:
+            self._applied(entry, applied)
         self.durable_applied_index = report.durable_applied_index
         if report.durable and _must_be_durable(report.job):
             write = self._writing.popleft()
             self._links.send(write.messages)
             self.raft.written(write.last_index, write.last_term)
 
-    def _applied(self, entry: Entry, results: Sequence[Result]) -> None:
+    def _apply(self, transaction: WriteTransaction, entry: Entry) -> Applied:
+        """On the writer's thread."""
+        results = self.state_machine.apply(transaction, entry)
+        return Applied(results, self.state_machine.current_revision(transaction))
+
+    def _applied(self, entry: Entry, applied: Applied) -> None:
         self.applied_index = entry.index
+        self.revision = applied.revision
         if entry.kind is EntryKind.COMMANDS:
             self._last_commands = entry
         elif self.leads:
             self._take_up_cluster_time()
-        self._proposals.applied(entry, results)
+        self._proposals.applied(entry, applied.results)
         self.raft.applied(entry.index)
 
     async def _load_log(self, log_read: LogRead) -> None:

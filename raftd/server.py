@@ -17,7 +17,7 @@ from proto.shell import EXIT_FAILURE, EXIT_OK, Shell
 from raftd import config
 from raftd.core.config import RaftConfig
 from raftd.kv import TABLES, StateMachine
-from raftd.node import Node, WriterHangs
+from raftd.node import Node
 from raftd.options import NodeConfiguration
 from raftd.peers.bootstrap import Introductions, address_of
 from raftd.peers.links import Identity, PeerLinks
@@ -31,7 +31,8 @@ from raftd.services.session import SessionStreams
 from raftd.services.table import LeaderTable
 from raftd.services.unsupported import unsupported
 from raftd.services.writes import Writes
-from raftd.store import ClusterIdentity, Member, Recovered, Store, StoreRefused, Writer
+from raftd.store import ClusterIdentity, Member, Recovered, Store, StoreRefused
+from raftd.writing import WriterHangs, WriterThread
 
 log = structlog.get_logger()
 
@@ -39,8 +40,8 @@ log = structlog.get_logger()
 async def run(configuration: NodeConfiguration, shell: Shell) -> int:
     """Returns the exit status after an orderly stop.
 
-    Raises StoreRefused, Fenced, FormationRefused or AddressInUse. The directory is closed only where nothing can
-    be using it any more; everywhere else the end of the process does that.
+    Raises StoreRefused, Fenced, FormationRefused or AddressInUse. The directory is closed only where
+    nothing can be using it any more; everywhere else the end of the process does that.
     """
     store = await trio.to_thread.run_sync(_open_store, configuration)
     try:
@@ -146,17 +147,14 @@ class Server:
             heartbeat_ticks=configuration.heartbeat_interval_ms // config.TICK_MS,
             election_timeout_ticks=configuration.election_timeout_ms // config.TICK_MS,
         )
-        with store.read() as reader:
-            cluster_time_ms = self._state_machine.cluster_time_ms(reader)
         self.node = Node(
             raft_config,
             recovered,
             store,
-            partial(Writer, store),
+            partial(WriterThread, store),
             self._state_machine,
             self._links,
             random.Random(),
-            cluster_time_ms,
         )
         self._writes = Writes(self.node, self._links, configuration.election_timeout_ms)
         self._cluster = cluster

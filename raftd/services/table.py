@@ -67,6 +67,7 @@ class LeaderTable:
             leader=state.leader or 0,
             commit_index=self._node.raft.commit_index,
             applied_index=self._node.applied_index,
+            revision=self._node.revision,
             leaving=self._node.leaving,
             election_timeout_ms=self._election_timeout_ms,
         )

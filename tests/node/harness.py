@@ -1,7 +1,7 @@
 """Whole nodes in one process for tests: real Raft, real LMDB, links in memory.
 
-`InlineWriter` does what the writer thread does, on the Trio thread, so that a test under the autojump clock has
-nothing that runs behind the clock's back. It uses the real store and its real transactions.
+`InlineWriter` does what the writer thread does, on the Trio thread, so that a test under the autojump
+clock has nothing that runs behind the clock's back. It uses the real store and its real transactions.
 """
 
 import random
@@ -16,11 +16,10 @@ from raftd.core.config import RaftConfig
 from raftd.core.messages import Entry, Envelope
 from raftd.kv import TABLES, StateMachine
 from raftd.kv.command import Result, encode_command
-from raftd.node import Apply, Node
+from raftd.node import Node
 from raftd.proposals import Refusal, Submission
-from raftd.store import Completion, Member, Store, WriteJob, Writer, form_cluster
-
-Report = Completion[list[Result]] | Exception
+from raftd.store import Completion, Member, Store, WriteJob, form_cluster
+from raftd.writing import Applied, Apply, Report, WriterThread
 
 
 class InlineWriter:
@@ -38,7 +37,7 @@ class InlineWriter:
             store.set_hard_state(transaction, job.hard_state)
         if job.entries:
             store.append(transaction, job.entries)
-        results: list[tuple[Entry, list[Result]]] = []
+        results: list[tuple[Entry, Applied]] = []
         for entry in job.committed:
             results.append((entry, self._apply(transaction, entry)))
             store.state.applied_index = entry.index
@@ -46,7 +45,7 @@ class InlineWriter:
         applied = store.state.applied_index
         self._done([Completion(job, tuple(results), True, applied, applied)])
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Nothing is ever left over."""
 
 
@@ -96,7 +95,8 @@ class Nodes:
         """Waits until the condition holds, looking after every tick of virtual or real time."""
         with trio.fail_after(60):
             while not condition():
-                await trio.sleep(0.005)
+                with trio.move_on_after(0.005):
+                    await trio.sleep_forever()
 
     async def leader(self) -> Node:
         await self.until(lambda: self._leaders())
@@ -131,7 +131,7 @@ async def running_nodes(directory: Path, count: int = 3, *, threads: bool = Fals
                 RaftConfig(node_id, tuple(sorted(stores))),
                 store.recover(),
                 store,
-                partial(Writer if threads else InlineWriter, store),
+                partial(WriterThread if threads else InlineWriter, store),
                 StateMachine(),
                 NodeLinks(network, node_id),
                 random.Random(node_id),

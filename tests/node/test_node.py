@@ -1,4 +1,5 @@
-"""The node's loop: turns, results, reads, outcomes. Three nodes of real Raft on real LMDB, links in memory."""
+"""The node's loop: turns, results, reads, outcomes. Three nodes of real Raft on real LMDB, links in
+memory."""
 
 from pathlib import Path
 

@@ -1,0 +1,58 @@
+"""The writer as the node sees it: what an applied entry gives, and a writer thread whose end cannot hang
+for ever.
+
+`NodeWriter` is the seam at which tests put a writer without a thread.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from raftd import config
+from raftd.core.messages import Entry
+from raftd.kv.command import Result
+from raftd.store import Completion, Store, WriteJob, Writer, WriteTransaction
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One result per command, in order, and the store's revision after them."""
+
+    results: Sequence[Result]
+    revision: int
+
+
+Report = Completion[Applied] | Exception
+Apply = Callable[[WriteTransaction, Entry], Applied]
+
+
+class NodeWriter(Protocol):
+    def submit(self, job: WriteJob) -> None:
+        """Queues a job; never waits."""
+
+    async def close(self) -> None:
+        """Ends after what was submitted. Raises WriterHangs."""
+
+
+StartWriter = Callable[[Apply, Callable[[list[Report]], None]], NodeWriter]
+"""Given how to apply an entry and where to report; reports may come from any thread."""
+
+
+class WriterHangs(Exception):
+    """The writer thread did not end in time: a sync hangs, and the data directory must not be closed."""
+
+
+class WriterThread:
+    """`raftd.store.Writer`, to be closed from Trio."""
+
+    def __init__(self, store: Store, apply: Apply, done: Callable[[list[Report]], None]) -> None:
+        self._writer = Writer(store, apply, done)
+        self.submit = self._writer.submit
+
+    async def close(self) -> None:
+        with trio.move_on_after(config.WRITER_CLOSE_S) as closing:
+            await trio.to_thread.run_sync(self._writer.close, abandon_on_cancel=True)
+        if closing.cancelled_caught:
+            raise WriterHangs
