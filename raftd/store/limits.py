@@ -30,3 +30,6 @@ ENTRY_OVERHEAD_BYTES = 32
 
 MAX_PROBLEMS = 100
 """How many corrupt records one scrub names before it gives up."""
+
+LITTLE_SPACE_BYTES = 16 << 20
+"""With less than this free, a fenced member also says how much is free."""

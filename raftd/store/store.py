@@ -6,6 +6,7 @@ node; everything here blocks, so it belongs into a worker thread. Knows nothing 
 the tables mean.
 """
 
+import os
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from raftd.store.directory import (
 from raftd.store.environment import LOG, META, Environment
 from raftd.store.errors import CorruptRecord, Fenced, StoreRefused
 from raftd.store.fence import FenceMark, runtime_directory
-from raftd.store.limits import MAP_SIZE_BYTES
+from raftd.store.limits import LITTLE_SPACE_BYTES, MAP_SIZE_BYTES
 from raftd.store.log import (
     POSITION_KEY,
     LogPosition,
@@ -268,7 +269,7 @@ class Store:
             return StoreRefused(f"{self.directory / DATABASE_FILE} is damaged: {error}")
         with self._fence_lock:
             if self._fenced is None:
-                reason = f"{type(error).__name__}: {error}"
+                reason = f"{type(error).__name__}: {error}{_lack_of_space(self.directory)}"
                 place = self._mark.write(reason)
                 remark = f"marked by {place}" if place else "no mark could be written: do not start it again"
                 self._fenced = Fenced(
@@ -305,3 +306,13 @@ class Store:
 
 
 _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
+
+
+def _lack_of_space(directory: Path) -> str:
+    """A remark for the operator: LMDB reports a write that a full disk has cut short as EIO."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return ""  # a disk that is dead rather than full; the error that led here is reported
+    free_bytes = found.f_bavail * found.f_frsize
+    return f", {free_bytes} bytes free on its file system" if free_bytes < LITTLE_SPACE_BYTES else ""

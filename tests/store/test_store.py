@@ -80,7 +80,7 @@ def test_bootstrap_writes_the_same_entry_on_each_member(tmp_path: Path) -> None:
 
 
 def test_recovery_finds_what_was_durable(tmp_path: Path) -> None:
-    """Hazards 2, 29, 30: term and vote, the log without gaps, the applied index with the data it describes."""
+    """Hazards 2, 29, 30: term and vote, the log without gaps, the applied index with its data."""
     with open_member(tmp_path / "data") as store:
         write(store, entry(2, b"a=1"), entry(3, b"a=2", term=2))
         with writing(store) as writer:
