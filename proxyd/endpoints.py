@@ -100,7 +100,8 @@ class Endpoints:
                     await self._watch_once(address, watch, nursery)
                 except Lost as lost:
                     if watch.up or not watch.last_said:
-                        self._log.warning("node down", address=address, reason=str(lost))
+                        event = "node down" if watch.up else "node not reachable yet"
+                        self._log.warning(event, address=address, reason=str(lost))
                     watch.up, watch.last_said = False, "lost"
                 except Refused as refused:
                     if watch.last_said != str(refused):

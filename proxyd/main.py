@@ -35,8 +35,13 @@ def dial(address: str) -> AbstractAsyncContextManager[Channel]:
     return connect(address, options=LINK_OPTIONS, isolated=True)
 
 
-async def run(configuration: ProxyConfiguration, process: shell.Shell) -> int:
-    """Serves until asked to stop. Raises OSError when the address cannot be served."""
+async def run(
+    configuration: ProxyConfiguration,
+    process: shell.Shell,
+    *,
+    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
+) -> int:
+    """Serves until asked to stop; `task_status` is given the port. Raises OSError when it cannot listen."""
     log = structlog.get_logger()
     proxy = Proxy(configuration.endpoints, dial, log)
     async with trio.open_nursery() as nursery:
@@ -48,6 +53,7 @@ async def run(configuration: ProxyConfiguration, process: shell.Shell) -> int:
             nursery.start_soon(proxy.run)
             nursery.start_soon(_report_status, proxy, process)
             process.ready()
+            task_status.started(port)
             await process.shutdown_requested.wait()
             with trio.move_on_after(config.SHUTDOWN_STREAMS_S):
                 await proxy.relay.drain()

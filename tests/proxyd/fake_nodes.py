@@ -4,14 +4,14 @@ One `FakeCluster` stands for the replicated state: its sessions execute each num
 Time is Trio's (autojump) clock.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
 from google.protobuf.descriptor import MethodDescriptor
 
-from proto import errors
+from proto import errors, session_pb2, table_pb2
 from proto.errors import Status
 from proto.rpc_pb2 import (
     Member,
@@ -21,8 +21,9 @@ from proto.rpc_pb2 import (
     ResponseHeader,
     StatusResponse,
 )
+from proto.service import Service
 from proto.session_pb2 import Batch, Command, Read, Registered, Reply, Request, Result
-from proto.stream import InMemoryStream, StreamEnded, in_memory_pair
+from proto.stream import InMemoryStream, MessageStream, StreamEnded, in_memory_pair
 from proto.table_pb2 import TableMember, TableUpdate
 
 HEARTBEAT_S = 0.1
@@ -50,8 +51,8 @@ class FakeNode:
         self.reads: list[Read] = []
         self.batches: list[Batch] = []
         self.unary_calls: list[str] = []
-        self._watchers: list[InMemoryStream] = []
-        self._streams: list[InMemoryStream] = []
+        self._watchers: list[MessageStream] = []
+        self._streams: list[MessageStream] = []
 
     def update(self) -> TableUpdate:
         return TableUpdate(
@@ -73,21 +74,31 @@ class FakeNode:
 
     def kill(self) -> None:
         self.up = False
-        for stream in [*self._watchers, *self._streams]:
-            stream.close(Status(errors.UNAVAILABLE, "connection reset"))
-        self._watchers, self._streams = [], []
+        for stream in self._watchers:
+            _reset(stream)
+        self._watchers = []
+        self.break_sessions()
 
     def break_sessions(self) -> None:
         """The session streams break, the node lives on."""
         for stream in self._streams:
-            stream.close(Status(errors.UNAVAILABLE, "connection reset"))
+            _reset(stream)
         self._streams = []
 
-    async def serve_watch(self, stream: InMemoryStream) -> None:
+    def services(self) -> list[Service]:
+        """The same node for the real bridge."""
+        return [
+            Service(
+                table_pb2.DESCRIPTOR.services_by_name["LeaderTable"],
+                {"Watch": lambda request, call: self.serve_watch(call)},
+            ),
+            Service(session_pb2.DESCRIPTOR.services_by_name["Session"], {"Stream": self.serve_session}),
+        ]
+
+    async def serve_watch(self, stream: MessageStream) -> None:
         self.watch_metadata.append(stream.metadata)
         if self.watch_error is not None:
-            stream.close(self.watch_error)
-            return
+            raise self.watch_error
         first = self.update()
         first.members.extend(self.cluster.members())
         if not self.muted:
@@ -101,7 +112,7 @@ class FakeNode:
                 except (StreamEnded, Status):
                     self._watchers.remove(stream)
 
-    async def serve_session(self, stream: InMemoryStream) -> None:
+    async def serve_session(self, stream: MessageStream) -> None:
         self._streams.append(stream)
         try:
             while True:
@@ -112,7 +123,7 @@ class FakeNode:
             if stream in self._streams:
                 self._streams.remove(stream)
 
-    async def _answer(self, stream: InMemoryStream, request: Request) -> None:
+    async def _answer(self, stream: MessageStream, request: Request) -> None:
         reply = Reply()
         for read in request.reads:
             self.reads.append(read)
@@ -152,6 +163,11 @@ class FakeNode:
             ).SerializeToString()
         members = [Member(ID=node.member_id) for node in self.cluster.nodes.values()]
         return MemberListResponse(header=self.header(), members=members).SerializeToString()
+
+
+def _reset(stream: MessageStream) -> None:
+    assert isinstance(stream, InMemoryStream), "only in-memory connections can be broken"
+    stream.close(Status(errors.UNAVAILABLE, "connection reset"))
 
 
 class FakeCluster:
@@ -252,8 +268,16 @@ class FakeChannel:
             theirs.close(Status(errors.UNAVAILABLE, "failed to connect"))
         else:
             serve = self._node.serve_watch if method.name == "Watch" else self._node.serve_session
-            self._cluster.nursery.start_soon(serve, theirs)
+            self._cluster.nursery.start_soon(self._serve, serve, theirs)
         try:
             yield ours
         finally:
             ours.close()
+
+    @staticmethod
+    async def _serve(serve: Callable[[MessageStream], Awaitable[None]], stream: InMemoryStream) -> None:
+        try:
+            await serve(stream)
+            stream.close()
+        except Status as error:
+            stream.close(error)
