@@ -179,14 +179,18 @@ class Channel:
 async def _send(call: Any, outgoing: Lane, arrival: Bell) -> None:
     """Move the caller's messages out of the lane until it is closed."""
     # Why a call failed is for its reader to say.
-    with suppress(grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+    with suppress(grpc.aio.AioRpcError, grpc.aio.BaseError):
         try:
+            await call.wait_for_connection()
+            # Not call.write(): if the call ends while that waits for flow control, it replaces the status
+            # that is about to arrive by INTERNAL `Internal error from Core`.
+            write = call._cython_call.send_serialized_message
             while True:
                 message = outgoing.take()
                 if message is None:
                     await arrival.wait()
                 else:
-                    await call.write(message)
+                    await write(message)
         except LaneClosed:
             await call.done_writing()
 
