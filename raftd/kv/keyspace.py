@@ -9,8 +9,8 @@ path in a trie: each full chunk is a *link* to a node of the next level, named b
 
 Table `keys` has one row per live key under its physical key, `history` one per version under the physical key
 and the revision (`raftd.kv.mvcc`). Both hold all the links, in the place where the longer keys sort, and a
-walk descends into them. A link's value begins with a zero byte; no other value of the two tables does. Only
-`raftd.kv.mvcc` calls this.
+walk descends into them. A link's value begins with a zero byte; no other value of the two tables does.
+Links stay when their keys go. Only `raftd.kv.mvcc` calls this.
 """
 
 from collections.abc import Iterator

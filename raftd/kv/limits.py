@@ -32,7 +32,7 @@ class Limits:
     """A command this far or further beyond the session's first outstanding one is refused."""
     max_kept_result_bytes: int = 32 * 1024
     """A larger reply is not kept for a second asking: "applied at revision R, reply gone"."""
-    max_kept_session_bytes: int = 4 * 1024 * 1024
+    max_kept_session_bytes: int = 1024 * 1024
     """Beyond this sum of kept replies a session keeps no further bodies."""
 
 

@@ -48,18 +48,19 @@ class StateMachine:
         }
 
     def apply(self, transaction: Transaction, entry: Entry) -> list[Result]:
-        """Execute the entry's commands, in order; one result for each. Raises NewerFormat."""
+        """Execute the entry's commands, in order; one result for each. Raises NewerFormat, and then the
+        transaction must not be committed."""
         if entry.kind is not EntryKind.COMMANDS:
             return []
-        cluster_time_ms, commands = decode_payload(entry.payload)
+        cluster_time_ms, encoded = decode_payload(entry.payload)
+        commands = [decode_command(data) for data in encoded]
         state = State.load(transaction)
         state.cluster_time_ms = max(state.cluster_time_ms, cluster_time_ms)
         store = Store(transaction, state)
         sessions = SessionTable(transaction, state, self._limits)
         sessions.expire()
         results = []
-        for position, data in enumerate(commands):
-            command = decode_command(data)
+        for position, command in enumerate(commands):
             if command.kind == Kind.REGISTER:
                 results.append(_register(sessions, command, entry.index << 16 | position))
             elif command.session == 0 and command.kind in self._executors:

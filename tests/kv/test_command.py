@@ -52,7 +52,8 @@ def test_a_newer_entry_stops_the_node() -> None:
     replica = Replica()
     before = replica.tables()
     newer_payload = msgpack.packb((2, 0, [], "something new"))
-    newer_kind = msgpack.packb((1, 0, [msgpack.packb((99, 0, 0, b""))]))
+    known = encode_command(Kind.PUT, 0, 0, put(b"k"))
+    newer_kind = msgpack.packb((1, 0, [known, msgpack.packb((99, 0, 0, b""))]))
     newer_command = msgpack.packb((1, 0, [msgpack.packb((1, 0, 0, b"", "something new"))]))
     for payload in (newer_payload, newer_kind, newer_command):
         with pytest.raises(NewerFormat):
