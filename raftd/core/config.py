@@ -31,6 +31,9 @@ class RaftConfig:
     """A larger entry travels alone."""
     max_inflight_appends: int = 64
     """Unacknowledged AppendEntries for each follower."""
+    max_inflight_bytes: int = 1024 * 1024
+    """And so many of their bytes, but for a single larger append. What carries messages holds this much: more
+    would be dropped and asked for again."""
 
     max_uncommitted_bytes: int = 64 * 1024 * 1024
     """Proposals are refused while so much waits to be committed and applied here."""

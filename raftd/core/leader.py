@@ -56,7 +56,8 @@ class Leader:
         self.transfer: _Transfer | None = None
         next_index = replica.log.last_index + 1
         self.progress = {
-            peer: Progress(next_index, config.max_inflight_appends, replica.now) for peer in replica.peers
+            peer: Progress(next_index, config.max_inflight_appends, config.max_inflight_bytes, replica.now)
+            for peer in replica.peers
         }
         # §8 and thesis §6.4: a no-op, so that entries of earlier terms commit and the commit index is known.
         self._first_index = replica.log.append_new(self._term, EntryKind.NOOP, b"").index
@@ -112,7 +113,8 @@ class Leader:
         commit_index = self._replica.log.commit_index
         append = AppendEntries(self._term, prev_log_index, prev_log_term, commit_index, entries)
         self._replica.send(peer, append)
-        progress.sent(last_index, self._replica.now)
+        size_bytes = sum(len(entry.payload) for entry in entries)
+        progress.sent(last_index, size_bytes, self._replica.now)
         if progress.state is ProgressState.REPLICATE:
             progress.commit_sent = max(progress.commit_sent, min(commit_index, last_index))
 
@@ -123,7 +125,7 @@ class Leader:
         if limit is None or entries[0].index != progress.next_index:
             return
         committed = tuple(entry for entry in entries if entry.index <= limit)
-        if committed and progress.inflight < progress.max_inflight:
+        if committed and progress.has_room():
             self._send_append(follower, progress, prev_term, committed)
 
     def on_append_entries_reply(self, sender: int, message: AppendEntriesReply) -> None:

@@ -29,6 +29,7 @@ class Progress:
 
     __slots__ = (
         "_inflight",
+        "_inflight_bytes",
         "_probe_sent",
         "commit_sent",
         "confirmed_round",
@@ -37,17 +38,20 @@ class Progress:
         "log_read_limit",
         "match_index",
         "max_inflight",
+        "max_inflight_bytes",
         "next_index",
         "state",
     )
 
-    def __init__(self, next_index: int, max_inflight: int, now: int) -> None:
+    def __init__(self, next_index: int, max_inflight: int, max_inflight_bytes: int, now: int) -> None:
         self.state = ProgressState.PROBE
         self.match_index = 0
         self.next_index = next_index
         self.max_inflight = max_inflight
-        self._inflight: deque[int] = deque()
-        """The last index of each append that is not acknowledged."""
+        self.max_inflight_bytes = max_inflight_bytes
+        self._inflight: deque[tuple[int, int]] = deque()
+        """The last index and the bytes of each append that is not acknowledged."""
+        self._inflight_bytes = 0
         self._probe_sent = False
         self.commit_sent = 0
         """The commit index that this follower has been told of."""
@@ -69,9 +73,12 @@ class Progress:
             return False
         if self.state is ProgressState.PROBE:
             return not self._probe_sent
-        return self.next_index <= last_index and len(self._inflight) < self.max_inflight
+        return self.next_index <= last_index and self.has_room()
 
-    def sent(self, last_index: int, now: int) -> None:
+    def has_room(self) -> bool:
+        return len(self._inflight) < self.max_inflight and self._inflight_bytes < self.max_inflight_bytes
+
+    def sent(self, last_index: int, size_bytes: int, now: int) -> None:
         """An append that ends with `last_index` has left."""
         if self.state is ProgressState.PROBE:
             self._probe_sent = True
@@ -79,15 +86,16 @@ class Progress:
             return
         if not self._inflight:
             self.last_movement = now
-        self._inflight.append(last_index)
+        self._inflight.append((last_index, size_bytes))
+        self._inflight_bytes += size_bytes
         self.next_index = last_index + 1
 
     def acknowledge(self, match_index: int, now: int) -> bool:
         """The follower holds all up to `match_index`. Returns whether that is news; late replies are not."""
         self.last_movement = now
         inflight = self._inflight
-        while inflight and inflight[0] <= match_index:
-            inflight.popleft()
+        while inflight and inflight[0][0] <= match_index:
+            self._inflight_bytes -= inflight.popleft()[1]
         is_news = match_index > self.match_index
         self.match_index = max(self.match_index, match_index)
         if self.state is ProgressState.PROBE:
@@ -113,6 +121,7 @@ class Progress:
         self.state = ProgressState.PROBE
         self.next_index = next_index
         self._inflight.clear()
+        self._inflight_bytes = 0
         self._probe_sent = False
 
     def probe_again(self) -> None:

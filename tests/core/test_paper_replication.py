@@ -224,6 +224,17 @@ def test_appends_are_sent_ahead_of_their_acknowledgements_up_to_a_bound() -> Non
     assert cluster[1].commit_index == 11
 
 
+def test_appends_in_flight_are_bounded_in_bytes_too() -> None:
+    """What carries them to a follower holds only so much; more would be dropped and asked for again."""
+    cluster = Cluster(2, max_inflight_bytes=1000, max_append_bytes=400)
+    cluster.elect(1)
+    for _ in range(10):
+        cluster.put(1, b"v" * 400)
+    assert len([a for a in cluster.sent(AppendEntries) if a.entries]) == 3
+    cluster.stabilize()
+    assert cluster[1].commit_index == 11
+
+
 def test_a_probe_is_sent_one_at_a_time() -> None:
     """Until the place where the logs part is known, more than one append would mostly be wasted (§5.3)."""
     cluster = Cluster(3, logs={1: log_of(1)}, terms={2: 1, 3: 1})
