@@ -53,7 +53,8 @@ def main() -> int:
         if arguments.digest:
             print(seed, trace_digest(simulation))
     elapsed = time.monotonic() - started
-    print(f"{tally.report()}; {tally.steps / elapsed:.0f} steps/s", file=sys.stderr)
+    seen = ", ".join(f"{mark} {count}" for mark, count in tally.counts().items())
+    print(f"{seen}; {tally.steps / elapsed:.0f} steps/s", file=sys.stderr)
     if failed:
         print(f"failed: {failed}", file=sys.stderr)
     return 1 if failed else 0

@@ -1,15 +1,16 @@
 """Runs many histories, adds up what they saw, and reports a failure so that it can be replayed."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Any
 
 from raftd.core.raft import Raft
 from tests.simulation.node import MakeRaft
 from tests.simulation.simulation import Simulation
 
-STEPS = 1000
+STEPS = 1500
 
 MARKS = (
     *("elections", "commits", "acknowledged", "reads on leader", "reads on followers", "reads failed"),
@@ -17,7 +18,13 @@ MARKS = (
     *("duplicated", "reordered", "stragglers", "crashes", "crashes that lost a write", "starts"),
     *("truncations", "proposals refused", "proposals overwritten", "log reads", "transfers begun"),
     *("fault: crash one", "fault: crash leader", "fault: crash majority", "fault: crash all"),
-    *("fault: isolate one", "fault: isolate leader", "fault: split halves", "fault: one-way cut"),
+    *(
+        "fault: isolate one",
+        "fault: isolate leader",
+        "fault: depose leader",
+        "fault: split halves",
+        "fault: one-way cut",
+    ),
     *("fault: bridge", "fault: chain", "fault: break stream", "fault: flapping link"),
     *("fault: slow disk", "fault: pause", "fault: transfer"),
 )
@@ -46,9 +53,13 @@ class Tally:
     def missing(self) -> list[str]:
         return [mark for mark in MARKS if not self.marks[mark]]
 
-    def report(self) -> str:
-        seen = ", ".join(f"{mark} {self.marks[mark]}" for mark in MARKS)
-        return f"{self.histories} histories, {self.steps} steps, {self.ticks * 5 // 1000} s simulated: {seen}"
+    def counts(self) -> dict[str, int]:
+        totals = {
+            "histories": self.histories,
+            "steps": self.steps,
+            "seconds simulated": self.ticks * 5 // 1000,
+        }
+        return totals | {mark: self.marks[mark] for mark in MARKS}
 
 
 def run_seed(
@@ -57,9 +68,12 @@ def run_seed(
     node_count: int | None = None,
     make_raft: MakeRaft = Raft,
     whole_journal: bool = False,
+    focus: Mapping[str, Any] | None = None,
 ) -> Simulation:
-    """One history to its end."""
-    simulation = Simulation(seed, node_count=node_count, make_raft=make_raft, whole_journal=whole_journal)
+    """One history to its end; `focus` overrides fields of its mix."""
+    simulation = Simulation(
+        seed, node_count=node_count, make_raft=make_raft, whole_journal=whole_journal, focus=focus
+    )
     try:
         simulation.run(steps)
     except Exception as error:

@@ -56,6 +56,7 @@ class View:
     role: Role = Role.FOLLOWER
     term: int = 0
     led_at_last_turn: int = 0
+    matches: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -124,6 +125,7 @@ class Checker:
         if role is not view.role:
             view.role = role
             if role is Role.LEADER:
+                view.matches.clear()
                 self._elected(node, term)
         require(raft.commit_index >= view.commit_index, "Commit Monotonic", node, "at", raft.commit_index)
 
@@ -163,6 +165,8 @@ class Checker:
                 node, view, ready.entries, append_only=leads != 0 and leads == view.led_at_last_turn
             )
         view.led_at_last_turn = leads
+        if leads:
+            self._check_matches(node, view)
         require(
             raft.last_index == len(view.log), "Persistence", node, "holds entries it does not ask to write"
         )
@@ -222,6 +226,26 @@ class Checker:
         view.commit_index = commit_index
         if commit_index > known:
             self._newly_committed(node, view, log[known:commit_index])
+
+    def _check_matches(self, node: "Node", view: View) -> None:
+        """What a leader counts for a follower only grows, and is on its disk (hazards 21, 23, 24).
+
+        A follower that has seen a newer leader may have replaced it since, and nobody counts on it then.
+        """
+        for follower in node.core.status().followers:
+            index = follower.match_index
+            before = view.matches.get(follower.node_id, 0)
+            if index == before:
+                continue
+            require(index > before, "Match Monotonic", node, f"n{follower.node_id}", before, "→", index)
+            view.matches[follower.node_id] = index
+            disk = self.nodes[follower.node_id].disk
+            if disk.hard_state.term <= view.term:
+                require(
+                    len(disk.log) >= index and disk.log[index - 1].term == view.log[index - 1].term,
+                    "Match",
+                    f"{node} counts n{follower.node_id} at {index}, its disk ends at {len(disk.log)}",
+                )
 
     def _newly_committed(self, node: "Node", view: View, entries: list[Entry]) -> None:
         last = entries[-1]

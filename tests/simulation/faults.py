@@ -15,6 +15,7 @@ FAULTS = (
     "crash all",
     "isolate one",
     "isolate leader",
+    "depose leader",
     "split halves",
     "one-way cut",
     "bridge",
@@ -42,6 +43,7 @@ class Mix:
     delay_min: int
     delay_max: int
     ordered_links: bool
+    cut_hits_under_way: bool
     loss: float
     duplication: float
     stragglers: float
@@ -79,16 +81,17 @@ def draw(random: Random, node_count: int | None = None) -> Mix:
         delay_min=random.choice((2, 20)),
         delay_max=timeout // 3 if slow_network else random.choice((40, 120, 300)),
         ordered_links=chance() < 0.4,
+        cut_hits_under_way=chance() < 0.5,
         loss=random.choice((0.0, 0.0, 0.01, 0.05, 0.2)),
         duplication=random.choice((0.0, 0.0, 0.02, 0.2)),
-        stragglers=random.choice((0.0, 0.0, 0.01, 0.05)),
+        stragglers=random.choice((0.0, 0.0, 0.02, 0.1)),
         sync_min=random.choice((5, 30)),
         sync_max=random.choice((40, 100, 400)),
         apply_delay=random.choice((0, 0, 20, 200)),
         lazy_turns=random.choice((0.0, 0.0, 0.1, 0.5)),
         single_ticks=chance() < 0.1,
         max_pending_reads=random.choice((2, 1000, 1000)),
-        client_gap=random.choice((50, 150, 400)),
+        client_gap=random.choice((80, 250, 800)),
         burst_max=random.choice((1, 1, 3, 12)),
         read_share=random.choice((0.1, 0.4, 0.8)),
         fault_gap=int(timeout * random.choice((0.7, 1.5, 4.0))),

@@ -22,6 +22,7 @@ class Nemesis:
             "crash all": lambda: self._crash(self._voters),
             "isolate one": lambda: self._isolate(self._anyone()),
             "isolate leader": lambda: self._isolate(*self._leaders()),
+            "depose leader": self._depose,
             "split halves": lambda: self._split(self._some(len(self._voters) // 2)),
             "one-way cut": self._one_way,
             "bridge": self._bridge,
@@ -74,6 +75,16 @@ class Nemesis:
             for peer in self._voters:
                 self._cut_both(node_id, peer)
         return bool(node_ids) and self._heal_later()
+
+    def _depose(self) -> bool:
+        """The followers notice at once that the leader is cut off and elect another; it does not notice, and
+        goes on to answer its clients (hazards 36–38)."""
+        leaders = self._leaders()
+        for leader in leaders:
+            for peer in self._voters:
+                if peer != leader:
+                    self._simulation.notice_break(peer, leader)
+        return self._isolate(*leaders)
 
     def _split(self, group: list[int]) -> bool:
         for member in group:

@@ -33,7 +33,7 @@ class Network:
         self.heal()
 
     def cut(self, sender: int, receiver: int) -> None:
-        """Messages from `sender` no longer reach `receiver`, not even those under way."""
+        """Messages from `sender` no longer reach `receiver`; the mix says whether those under way do."""
         self._cut[sender][receiver] = True
         self._is_cut_anywhere = True
 
@@ -81,7 +81,7 @@ class Network:
 
     def arrives(self, sender: int, receiver: int, epoch: int) -> bool:
         """Whether a message that is due now gets through."""
-        if self._cut[sender][receiver]:
+        if self._mix.cut_hits_under_way and self._cut[sender][receiver]:
             self._marks["lost to a cut link"] += 1
             return False
         if self._epoch[sender][receiver] != epoch:

@@ -6,7 +6,7 @@ the seed.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from random import Random
@@ -18,7 +18,7 @@ from raftd.core.raft import Raft
 from raftd.core.ready import LogRead, Ready, Role
 from tests.simulation.checker import Checker, require
 from tests.simulation.convergence import converge
-from tests.simulation.faults import TICK, Mix, draw
+from tests.simulation.faults import TICK, draw
 from tests.simulation.journal import Journal
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.network import Network
@@ -57,13 +57,14 @@ class Simulation:
         seed: int,
         *,
         node_count: int | None = None,
-        mix: Mix | None = None,
+        focus: Mapping[str, Any] | None = None,
         make_raft: MakeRaft = Raft,
         whole_journal: bool = False,
     ) -> None:
+        """`focus` overrides fields of the mix that the seed draws."""
         self.seed = seed
         self.random = Random(f"simulation {seed}")
-        self.mix = mix or draw(self.random, node_count)
+        self.mix = replace(draw(self.random, node_count), **(focus or {}))
         self.voters = tuple(range(1, self.mix.node_count + 1))
         self.marks: dict[str, int] = defaultdict(int)
         self.journal = Journal(None if whole_journal else JOURNAL_LENGTH)
@@ -173,11 +174,11 @@ class Simulation:
 
     def _take_turn(self, process: Process) -> None:
         node = process.node
-        if node.core.has_ready():
+        while node.core.has_ready():
             self.journal.record(("turn", node.node_id))
             node.turn()
-            if node.disk.queued and not process.is_writing:
-                self._start_write(process)
+        if node.disk.queued and not process.is_writing:
+            self._start_write(process)
 
     def _between(self, low: int, high: int) -> int:
         return low + int(self.random.random() * (high - low + 1))
@@ -322,13 +323,14 @@ class Simulation:
         if not awake:
             return
         process = awake[int(self.random.random() * len(awake))]
-        if self.random.random() < self.mix.read_share:
-            self.read(process)
-            return
-        if self.random.random() < 0.9:
+        reads = self.random.random() < self.mix.read_share
+        if self.random.random() < (0.4 if reads else 0.9):
             leaders = [p for p in awake if p.node.core.role is Role.LEADER]
             if leaders:
                 process = leaders[int(self.random.random() * len(leaders))]
+        if reads:
+            self.read(process)
+            return
         self.advance_clock(process)
         for _ in range(self._between(1, self.mix.burst_max)):
             self.propose(process)
@@ -383,9 +385,10 @@ class Simulation:
             if peer != node_id:
                 self.network.break_stream(node_id, peer)
                 if not power_loss:
-                    self._notice_break(peer, node_id)
+                    self.notice_break(peer, node_id)
 
-    def _notice_break(self, node_id: int, peer: int) -> None:
+    def notice_break(self, node_id: int, peer: int) -> None:
+        """`node_id` sees its streams with `peer` break; `peer` need not."""
         generation = self.processes[node_id].generation
         self._at(self.now + self._between(1, 100), self._lose_stream, node_id, generation, peer)
 
@@ -411,8 +414,8 @@ class Simulation:
 
     def break_stream(self, first: int, second: int) -> None:
         self.network.break_stream(first, second)
-        self._notice_break(first, second)
-        self._notice_break(second, first)
+        self.notice_break(first, second)
+        self.notice_break(second, first)
 
     def slow_disk(self, node_id: int, factor: int, duration: int) -> None:
         process = self.processes[node_id]
