@@ -106,6 +106,7 @@ class Cluster:
         seed: int = 0,
         logs: Mapping[int, Sequence[Entry]] | None = None,
         terms: Mapping[int, int] | None = None,
+        equal_seeds: bool = False,
         **options: Any,
     ) -> None:
         self.voters = tuple(range(1, size + 1))
@@ -120,7 +121,7 @@ class Cluster:
             term = max((terms or {}).get(node_id, 0), entries[-1].term if entries else 0)
             config = replace(RaftConfig(node_id, self.voters), **options)
             disk = Disk(HardState(term, None), entries)
-            self.nodes[node_id] = Node(config, disk, seed * 100 + node_id)
+            self.nodes[node_id] = Node(config, disk, seed * 100 + (0 if equal_seeds else node_id))
 
     def __getitem__(self, node_id: int) -> Raft:
         return self.nodes[node_id].raft
@@ -176,7 +177,8 @@ class Cluster:
         raise AssertionError("the nodes do not fall silent")
 
     def tick(self, ticks: int, *node_ids: int) -> None:
-        """Let time pass, one tick after the other, with messages delivered in between."""
+        """Let time pass, one tick after the other, with messages delivered before, between and after."""
+        self.stabilize()
         for _ in range(ticks):
             for node_id in node_ids or self.voters:
                 self[node_id].tick()
