@@ -83,8 +83,9 @@ class Client:
     Writes are exactly-once over any change of connection or leader while the client lives; against etcd,
     which has no sessions, a write is sent once. Every operation raises `clientctl.errors.NotDone` (surely
     nothing has changed; `InvalidRequest` when the server refuses it as it is), and a write also
-    `OutcomeUnknown`. A write whose outcome is unknown takes effect before this client's next successful
-    write, or never (not with etcd). Cancelling a write leaves its outcome unknown.
+    `OutcomeUnknown`. Cancelling a write leaves its outcome unknown. Such a write may still take effect
+    while older ones of this client wait for their answers; once those have ended, the next write that is
+    done rules it out (not with etcd).
     """
 
     def __init__(

@@ -82,8 +82,12 @@ def not_done(code: int, text: str) -> NotDone:
 
 
 def never_sent(status: Status) -> bool:
-    """Whether the call failed for want of a connection, so that no server has seen it."""
-    return status.code == errors.UNAVAILABLE and status.text.startswith("failed to connect")
+    """Whether the call failed for want of a connection, so that no server has seen it.
+
+    A server's own words are not enough: it may pass on what another one told it. The bridge marks ours.
+    """
+    unavailable = status.code == errors.UNAVAILABLE and status.outcome == errors.NOT_DONE_OUTCOME
+    return unavailable and status.text.startswith("failed to connect")
 
 
 def _refused_early(status: Status) -> bool:

@@ -12,7 +12,7 @@ class Numbering:
 
     A number whose caller gave up counts as settled. Passing it is safe although its command may still be
     under way: the replicated session never executes a number below a `first_outstanding` it has seen, so
-    the command takes effect before the session's next executed command, or never.
+    once a command with a higher one has run, that command has taken effect before it or never will.
     """
 
     def __init__(self) -> None:

@@ -387,9 +387,8 @@ class PendingOperations:
     def expire(self, now: float) -> None:
         """End what is past its deadline: never sent is not done, sent is unknown.
 
-        The number of an unknown command needs no further care. Its session's `first_outstanding` passes it,
-        and from the next command of the session on it is never executed: it has happened before that, or
-        not at all.
+        The number of an unknown command needs no further care: its session's `first_outstanding` passes it
+        (see `Numbering`), and the first command sent with that rules out that it happens later.
         """
         for operation in self._deadlines.due(now):
             self._end(operation, *errors.TIMEOUT)

@@ -17,6 +17,7 @@ import outcome
 import trio
 
 from clientctl.config import COMMAND_BYTES_OVERHEAD, PipelineLimits
+from clientctl.errors import never_sent
 from clientctl.pending import Finish, FinishRead, PendingOperations
 from proto import errors
 from proto.errors import Status
@@ -270,8 +271,7 @@ def _never_looked(end: UpstreamEnd) -> bool:
     """Whether what was sent on the stream surely reached nobody: no connection, or no such service there."""
     if end.served or end.error is None:
         return False
-    unconnected = end.error.code == errors.UNAVAILABLE and end.error.outcome == errors.NOT_DONE_OUTCOME
-    return unconnected or end.error.code == errors.UNIMPLEMENTED
+    return never_sent(end.error) or end.error.code == errors.UNIMPLEMENTED
 
 
 def _jitter() -> float:

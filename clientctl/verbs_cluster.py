@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -124,6 +123,8 @@ def _member_list(settings: Settings) -> int:
 
 def _version(settings: Settings) -> int:
     """Show the version of this program and of the API it speaks."""
+    from importlib.metadata import version as installed_version
+
     write(f"clientctl version: {installed_version('raftd')}\nAPI version: {API_VERSION}\n".encode())
     return DONE
 
