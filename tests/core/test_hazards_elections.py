@@ -89,7 +89,7 @@ def test_a_vote_is_kept_when_the_candidate_loses_the_term() -> None:
     cluster.gather([1])
     assert cluster.nodes[1].disk.hard_state == HardState(1, 1)
     cluster.wire.clear()
-    assert cluster.ask(1, 2, vote(1)) == [RequestVoteReply(1, False, False)]
+    assert cluster.ask(1, 2, RequestVote(1, 0, 0, False, False)) == [RequestVoteReply(1, False, False)]
 
 
 def test_a_leader_that_steps_down_keeps_its_vote() -> None:
