@@ -4,6 +4,7 @@ A tour, in the order in which a start meets the modules:
 
 `directory`    the files: owner, permissions, the lock against a second process.
 `fence`        the mark that a storage error leaves, and that stands until the next reboot.
+`extent`       the length of the database file, so that one that was cut short is refused.
 `environment`  LMDB's options, full durability among them, and the tables.
 `records`      the bytes: msgpack with a format version and a CRC; the log's CRCs form a chain.
 `membership`   who the members are, and the entry at index 1.

@@ -18,8 +18,9 @@ DATABASE_FILE = "data.mdb"
 READERS_FILE = "lock.mdb"
 LOCK_FILE = "LOCK"
 FENCE_FILE = "FENCED"
+EXTENT_FILE = "SIZE"
 
-_OWN_FILES = (DATABASE_FILE, READERS_FILE, LOCK_FILE, FENCE_FILE)
+_OWN_FILES = (DATABASE_FILE, READERS_FILE, LOCK_FILE, FENCE_FILE, EXTENT_FILE)
 _IGNORED = ("lost+found",)
 """What the root of a file system of our own contains."""
 

@@ -10,7 +10,7 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ from raftd.store.directory import (
 )
 from raftd.store.environment import LOG, META, Environment
 from raftd.store.errors import CorruptRecord, Fenced, StoreRefused
+from raftd.store.extent import Extent
 from raftd.store.fence import FenceMark, runtime_directory
 from raftd.store.limits import LITTLE_SPACE_BYTES, MAP_SIZE_BYTES
 from raftd.store.log import (
@@ -85,7 +86,12 @@ class Store:
     """
 
     def __init__(
-        self, directory: Path, lock: DirectoryLock, mark: FenceMark, environment: Environment
+        self,
+        directory: Path,
+        lock: DirectoryLock,
+        mark: FenceMark,
+        extent: Extent,
+        environment: Environment,
     ) -> None:
         self.directory = directory
         self.environment = environment
@@ -94,6 +100,7 @@ class Store:
         self.state = empty_state(environment.tables)
         self._lock = lock
         self._mark = mark
+        self._extent = extent
         self._fence_lock = threading.Lock()
         self._fenced: Fenced | None = None
 
@@ -114,25 +121,25 @@ class Store:
         """
         directory = Path(directory).absolute()
         prepare_directory(directory)
-        lock = DirectoryLock(directory)
-        try:
+        with ExitStack() as opened:
+            lock = DirectoryLock(directory)
+            opened.callback(lock.release)
             mark = FenceMark(directory, runtime or runtime_directory())
             with refused_on_error(directory):
                 mark.check()
-            store = cls(directory, lock, mark, Environment(directory, tables, map_size))
-        except BaseException:
-            lock.release()
-            raise
-        try:
+            extent = Extent(directory)
+            opened.callback(extent.close)
+            environment = Environment(directory, tables, map_size)
+            opened.callback(environment.close)
+            store = cls(directory, lock, mark, extent, environment)
             store._load()
-        except BaseException:
-            store.close()
-            raise
+            opened.pop_all()
         return store
 
     def close(self) -> None:
         """Close database and lock. The writer must have ended and no read transaction be open."""
         self.environment.close()
+        self._extent.close()
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -251,6 +258,7 @@ class Store:
         self._put_meta(transaction.lmdb, POSITION_KEY, self.position.sealed())
         self._put_meta(transaction.lmdb, STATE_KEY, self.state.sealed())
         transaction.lmdb.commit()
+        self._extent.note()
 
     @contextmanager
     def storage_errors(self) -> Iterator[None]:
@@ -300,6 +308,7 @@ class Store:
             self._put_meta(transaction, STATE_KEY, self.state.sealed())
         with self.storage_errors():
             sync_directory(self.directory)
+            self._extent.note()
 
     def _put_meta(self, transaction: "lmdb.Transaction[bytes]", key: bytes, sealed: bytes) -> None:
         transaction.put(key, sealed, db=self.environment.handles[META])

@@ -42,7 +42,7 @@ def test_only_the_owner_may_read(tmp_path: Path) -> None:
         os.umask(previous)
     assert mode(directory) == 0o700
     files = {path.name: mode(path) for path in directory.iterdir()}
-    assert files == {"data.mdb": 0o600, "lock.mdb": 0o600, "LOCK": 0o600}
+    assert files == {"data.mdb": 0o600, "lock.mdb": 0o600, "LOCK": 0o600, "SIZE": 0o600}
 
 
 def test_permissions_that_were_opened_are_closed(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
     assert list((tmp_path / "real").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["data.mdb", "lock.mdb", "LOCK", "FENCED"])
+@pytest.mark.parametrize("name", ["data.mdb", "lock.mdb", "LOCK", "FENCED", "SIZE"])
 def test_a_symbolic_link_inside_is_refused(tmp_path: Path, name: str) -> None:
     directory, target = tmp_path / "data", tmp_path / "target"
     directory.mkdir()
