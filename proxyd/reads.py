@@ -21,7 +21,7 @@ from proto.session_pb2 import ReadResult
 from proxyd import config
 from proxyd.node_link import NodeLink
 from proxyd.patience import why_in_vain
-from proxyd.table import LeaderTable, NodeView
+from proxyd.table import Leader, LeaderTable, NodeView
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +79,8 @@ class Reads:
         self._waiting: set[Read] = set()
         self._arrived = trio.Event()
         self._turn = 0
+        self._rotation: list[NodeView] = []
+        self._rotation_version = -1
         self.by_leader = 0
         self.by_followers = 0
         self.moved = 0
@@ -192,6 +194,8 @@ class Reads:
         leader = self._table.leader
         if leader is None and not read.serializable:
             return None
+        if not read.serializable and not read.refused_by and (view := self._next_follower(leader)):
+            return view
         usable = [
             view
             for view in self._table.live_nodes()
@@ -209,6 +213,23 @@ class Reads:
             return None
         self._turn += 1
         return candidates[self._turn % len(candidates)]
+
+    def _next_follower(self, leader: Leader | None) -> NodeView | None:
+        """The ordinary case, at the cost of a list index: who is healthy changes only when the table does."""
+        if self._rotation_version != self._table.version:
+            now = trio.current_time()
+            self._rotation_version = self._table.version
+            self._rotation = [
+                view
+                for view in self._table.live_nodes()
+                if (leader is None or view.member_id != leader.member_id) and self._table.healthy(view, now)
+            ]
+        for _ in self._rotation:
+            self._turn += 1
+            view = self._rotation[self._turn % len(self._rotation)]
+            if self._connected(view.address):
+                return view
+        return None
 
     def _connected(self, address: str) -> bool:
         link = self._links.get(address)

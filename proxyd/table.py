@@ -51,13 +51,15 @@ class ForeignCluster(Exception):
 
 @dataclass(slots=True, eq=False)
 class LeaderTable:
-    """`leader` is None while none is known. `members` by ascending id; empty until a node has named them."""
+    """`leader` is None while none is known. `members` by ascending id; empty until a node has named them.
+    `version` moves with everything that is taken in, progress and silence included."""
 
     cluster_id: int = 0
     members: tuple[TableMember, ...] = ()
     leader: Leader | None = None
     election_timeout_ms: int = DEFAULT_ELECTION_TIMEOUT_MS
     leader_changes: int = 0
+    version: int = 0
     _views: dict[str, NodeView] = field(default_factory=dict)
     _members_term: int = 0
     _leader_term: int = 0
@@ -196,6 +198,7 @@ class LeaderTable:
         return True
 
     def _decide(self, notable: bool) -> None:
+        self.version += 1
         leader = self._leader_named_highest()
         if leader is not None:
             self._leader_term = leader.term
