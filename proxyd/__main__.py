@@ -1,5 +1,7 @@
 """`python -m proxyd` is proxyd."""
 
+import sys
+
 from proxyd.main import main
 
-main()
+sys.exit(main())

@@ -23,6 +23,18 @@ async def test_reads_go_to_followers_in_turn(autojump_clock: MockClock, setting:
     assert setting.proxy.counters()["reads_by_followers"] == 100
 
 
+async def test_a_new_leader_is_spared_and_the_old_one_serves(
+    autojump_clock: MockClock, setting: Setting
+) -> None:
+    await setting.get(b"k")
+    setting.cluster.elect(2, term=2)
+    await wait_all_tasks_blocked()
+    before = served(setting)
+    for _ in range(10):
+        await setting.get(b"k")
+    assert [after - earlier for after, earlier in zip(served(setting), before, strict=True)] == [5, 0, 5]
+
+
 async def test_the_leader_serves_when_no_follower_is_healthy(
     autojump_clock: MockClock, setting: Setting
 ) -> None:
