@@ -5,6 +5,7 @@ It never changes the role itself: `tick` says why the leader must step down, and
 
 from dataclasses import dataclass
 
+from raftd.core.log import entry_bytes
 from raftd.core.messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -113,8 +114,7 @@ class Leader:
         commit_index = self._replica.log.commit_index
         append = AppendEntries(self._term, prev_log_index, prev_log_term, commit_index, entries)
         self._replica.send(peer, append)
-        size_bytes = sum(len(entry.payload) for entry in entries)
-        progress.sent(last_index, size_bytes, self._replica.now)
+        progress.sent(last_index, sum(map(entry_bytes, entries)), self._replica.now)
         if progress.state is ProgressState.REPLICATE:
             progress.commit_sent = max(progress.commit_sent, min(commit_index, last_index))
 
