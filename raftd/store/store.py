@@ -257,7 +257,7 @@ class Store:
         assert self.state.applied_index <= self.position.last_index, (self.state, self.position)
         self._put_meta(transaction.lmdb, POSITION_KEY, self.position.sealed())
         self._put_meta(transaction.lmdb, STATE_KEY, self.state.sealed())
-        transaction.lmdb.commit()
+        transaction.commit()
         self._extent.note()
 
     @contextmanager

@@ -5,6 +5,7 @@ costs a put one CRC and one look at the old value, which LMDB's `replace` return
 bare put of 0.5–0.7 (256-byte values, Python 3.11, lmdb 3.0).
 """
 
+import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Self
 from zlib import crc32
@@ -80,13 +81,19 @@ class ReadTransaction(_Tables):
 class WriteTransaction(_Tables):
     """The one write transaction, which belongs to the writer thread (hazard 68)."""
 
-    __slots__ = ("_replace", "_take", "tallies")
+    __slots__ = ("_replace", "_take", "_thread", "tallies")
 
     def __init__(self, environment: Environment, tallies: Mapping[str, Tally]) -> None:
         super().__init__(environment.lmdb.begin(write=True), environment.handles)
         self._replace = self.lmdb.replace
         self._take = self.lmdb.pop
+        self._thread = threading.get_ident()
         self.tallies = tallies
+
+    def commit(self) -> None:
+        """On the thread that began it."""
+        assert threading.get_ident() == self._thread, "a write transaction has left its thread (hazard 68)"
+        self.lmdb.commit()
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         try:

@@ -60,6 +60,44 @@ def test_a_commit_comes_by_itself_when_only_entries_were_applied(tmp_path: Path)
             assert [report.durable for report in writer.next_completions()] == [True]
 
 
+def test_one_thread_writes_whoever_submits(tmp_path: Path) -> None:
+    """Hazard 68: an LMDB write transaction that changes threads corrupts its mutex."""
+    seen: set[str] = set()
+
+    def look(transaction: WriteTransaction, applied: Entry) -> bytes:
+        seen.add(threading.current_thread().name)
+        return put_payload(transaction, applied)
+
+    with open_member(tmp_path / "data") as store, writing(store, apply=look) as writer:
+        for index in range(2, 6):
+            job = {"entries": [entry(index)], "committed": [entry(index)]}
+            thread = threading.Thread(target=writer.submit, kwargs=job)
+            thread.start()
+            thread.join()
+            writer.next_completions()
+            writer.next_completions()
+    assert seen == {"store-writer"}
+
+
+def test_a_transaction_that_left_its_thread_is_an_assertion(tmp_path: Path) -> None:
+    """Hazard 68."""
+    errors: list[BaseException] = []
+
+    def commit() -> None:
+        try:
+            store.commit(transaction)
+        except AssertionError as error:
+            errors.append(error)
+
+    with open_member(tmp_path / "data") as store:
+        transaction = store.begin_write()
+        thread = threading.Thread(target=commit)
+        thread.start()
+        thread.join()
+        transaction.lmdb.abort()
+    assert len(errors) == 1
+
+
 def test_jobs_without_content_are_durable_after_those_before_them(tmp_path: Path) -> None:
     with open_member(tmp_path / "data") as store, writing(store) as writer:
         job = writer.submit(token="empty")
