@@ -10,7 +10,7 @@ from proto import errors, peer_pb2
 from proto.call import Call
 from proto.errors import NOT_DONE_OUTCOME, Status
 from proto.service import Service
-from raftd.kv.command import decode_command
+from raftd.kv.command import NewerFormat, decode_command
 from raftd.peers.bootstrap import Introductions
 from raftd.peers.links import PeerLinks, Plane
 from raftd.proposals import Refusal
@@ -57,8 +57,7 @@ class PeerService:
         Reply = peer_pb2.ForwardReply
         deadline = trio.current_time() + request.remaining_ms / 1000
         try:
-            kind, _, _, body = decode_command(request.command)
-            check_command(kind, body)
+            check_command(*_kind_and_request(request.command))
             answer = await self._writes.execute_here(request.command, deadline)
         except Status as failed:
             outcome = {None: Reply.DECIDED, NOT_DONE_OUTCOME: Reply.NOT_DONE}.get(
@@ -76,3 +75,11 @@ class PeerService:
         if self._links is None:
             raise Status(errors.UNAVAILABLE, "this node has not formed its cluster yet")
         return self._links
+
+
+def _kind_and_request(command: bytes) -> tuple[int, bytes]:
+    try:
+        decoded = decode_command(command)
+    except NewerFormat as error:
+        raise Status(errors.INVALID_ARGUMENT, f"not a command: {error}") from error
+    return decoded.kind, decoded.request
