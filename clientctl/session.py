@@ -90,7 +90,9 @@ class Session:
         finally:
             numbering.settle(sequence)
             self._window_bytes -= size
-            self._room.unpark_all()
+            free = self._limits.window_operations_max - len(numbering)
+            if self._room and free > 0:
+                self._room.unpark(count=free)
 
     async def _enter_window(self, registration: _Registration, size: int, deadline: float) -> bool:
         """Wait until the window has room for `size` bytes; False at the deadline."""
