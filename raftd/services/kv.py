@@ -71,7 +71,7 @@ class KV:
         command = encode_command(kind, 0, 0, request)
         result = await self._writes.execute(command, self._writes.deadline(call.deadline))
         if result.code != errors.OK:
-            raise Status(result.code, result.text)
+            raise Status(result.code, result.text, errors.NOT_DONE_OUTCOME)
         return self._headers.complete(result.body)
 
     async def _read(self, read: Read, call: Call) -> bytes:

@@ -61,5 +61,12 @@ def txn_read(state_machine: StateMachine, request: rpc_pb2.TxnRequest) -> Read:
         raise Status(errors.INVALID_ARGUMENT, "a transaction that writes is not a read")
     return Read(
         lambda transaction: state_machine.read_txn(transaction, request).SerializeToString(),
+        linearizable=not _is_serializable(request),
         scan=True,
     )
+
+
+def _is_serializable(request: rpc_pb2.TxnRequest) -> bool:
+    """As in etcd: when each of its operations is a range that says so."""
+    operations = [*request.success, *request.failure]
+    return all(operation.request_range.serializable for operation in operations)
