@@ -126,6 +126,14 @@ class Script:
             ticks += due
             assert ticks < CAMPAIGN_TICKS, f"{node} never campaigns"
 
+    def _do_elect(self, words: list[str]) -> None:
+        """elect n1: a campaign and all that follows, without its trace (election.txt shows it)."""
+        self._do_campaign(words)
+        self._stage.settle()
+        self._do_stabilize([])
+        self._stage.trace.clear()
+        assert self._node(words[0]).core.role is Role.LEADER, f"{words[0]} was not elected"
+
     def _do_propose(self, words: list[str]) -> None:
         """propose n1 x y z"""
         node = self._node(words[0])

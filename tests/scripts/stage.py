@@ -95,7 +95,11 @@ class Stage:
             self.trace.append(f"{node} writes{hard_state}{entries}")
 
     def applied(self, node: Node, entry: Entry) -> None:
-        self.trace.append(f"{node} applies {entry_text(entry)}")
+        beginning = f"{node} applies "
+        if self.trace and self.trace[-1].startswith(beginning):
+            self.trace[-1] += f" {entry_text(entry)}"
+        else:
+            self.trace.append(beginning + entry_text(entry))
 
     def read_done(self, node: Node, token: int, index: int | None) -> None:
         self.trace.append(f"{node} read {token} " + ("failed" if index is None else f"at {index}"))

@@ -269,8 +269,10 @@ class Checker:
                 self.payloads.add(entry.payload)
         self.marks["commits"] += len(entries)
         for other in self.nodes.values():
+            if not other.is_up:
+                continue
             other_view = self.views[other.node_id]
-            if other.is_up and other_view.role is Role.LEADER and other_view.term > view.term:
+            if other_view.role is Role.LEADER and other_view.term > view.term:
                 self._require_complete(other_view, other, other_view.term)
 
     def _check_match_claim(self, node: "Node", view: View, envelope: Envelope) -> None:
