@@ -64,6 +64,21 @@ def test_nothing_tells_of_a_term_that_is_not_on_disk() -> None:
     assert [e.message for e in cluster[1].ready().messages] == [HeartbeatReply(6, 5)]
 
 
+def test_an_earlier_write_does_not_cover_a_later_term() -> None:
+    """Hazard 4: the term rose again while the write of the one before was under way."""
+    cluster = Cluster(3)
+    cluster[1].step(2, Heartbeat(5, 0, 1))
+    cluster[1].ready()
+    cluster[1].step(3, Heartbeat(6, 0, 1))
+    cluster[1].ready()
+    cluster[1].written(0, 0)
+    cluster[1].step(3, Heartbeat(6, 0, 2))
+    assert cluster[1].ready().messages == []
+    cluster[1].written(0, 0)
+    cluster[1].step(3, Heartbeat(6, 0, 3))
+    assert [e.message for e in cluster[1].ready().messages] == [HeartbeatReply(6, 3)]
+
+
 def test_terms_survive_a_restart_of_all() -> None:
     """Hazard 2: after a full restart terms collapsed, and committed data was overwritten."""
     cluster = Cluster(3)

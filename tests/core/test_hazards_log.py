@@ -106,6 +106,21 @@ def test_every_refusal_makes_progress(rejected: int, conflict_index: int, confli
     assert 1 <= next_index <= rejected
 
 
+def test_the_next_probe_follows_the_leaders_last_entry_of_the_conflicting_term() -> None:
+    """§5.3: up to there the logs may agree; if they do not, the next refusal steps over the whole term."""
+    cluster = Cluster(3, logs={1: log_of(1, 1, 2, 2, 4)}, terms={2: 4, 3: 4})
+    cluster.cut = {(2, 1)}
+    cluster.elect(1)
+    cluster[1].step(2, AppendEntriesReply(5, False, 0, 5, 2, 2))
+    assert progress(cluster, 2) == (0, 5, ProgressState.PROBE)
+    cluster.gather()
+    cluster[1].step(2, AppendEntriesReply(5, False, 0, 4, 2, 1))
+    assert progress(cluster, 2) == (0, 3, ProgressState.PROBE)
+    cluster.gather()
+    cluster[1].step(2, AppendEntriesReply(5, False, 0, 2, 2, 0))
+    assert progress(cluster, 2) == (0, 2, ProgressState.PROBE)
+
+
 def test_stale_appends_cut_nothing() -> None:
     """Hazard 26: a late append, shorter than what came after it, cut acknowledged entries."""
     cluster = leader_with_five_entries()
@@ -148,6 +163,14 @@ def test_a_write_that_was_overwritten_and_came_back_is_not_durable() -> None:
     assert raft.status().durable_index == 1
     raft.written(2, 2)
     assert raft.status().durable_index == 2
+
+
+def test_what_is_cut_is_not_durable_any_more() -> None:
+    """Hazard 27: this node, become leader, must not count itself for entries that replaced durable ones."""
+    raft = Raft(RaftConfig(1, (1, 2, 3)), Random(0), HardState(1, None), 0, 0, log_of(1, 1, 1), 0)
+    assert raft.status().durable_index == 3
+    raft.step(2, AppendEntries(2, 1, 1, 0, (entry(2, 2), entry(3, 2))))
+    assert raft.status().durable_index == 1
 
 
 def test_one_report_may_stand_for_several_writes() -> None:

@@ -83,6 +83,26 @@ def test_votes_too_are_refused_while_a_leader_is_heard() -> None:
     assert cluster.ask(2, 3, request) == [RequestVoteReply(9, True, False)]
 
 
+def test_no_pre_vote_against_ones_own_vote() -> None:
+    """It says what this node *would* do; within a term in which it has voted, that is known."""
+    cluster = Cluster(3)
+    vote = RequestVote(1, 0, 0, pre_vote=False, leadership_transfer=False)
+    assert cluster.ask(1, 2, vote) == [RequestVoteReply(1, True, False)]
+    assert cluster.ask(1, 3, pre_vote(1)) == [RequestVoteReply(1, False, True)]
+    assert cluster.ask(1, 2, pre_vote(1)) == [RequestVoteReply(1, True, True)]
+    assert cluster.ask(1, 3, pre_vote(2)) == [RequestVoteReply(2, True, True)]
+
+
+def test_a_pre_candidate_whose_term_was_too_low_asks_again_soon() -> None:
+    """Hazard 8: nothing else speaks against it; another election timeout would be lost time."""
+    cluster = Cluster(3, terms={2: 9})
+    cluster.expire_election_timer(1)
+    cluster.deliver()
+    cluster.deliver()
+    assert (cluster.role(1), cluster[1].term) == (Role.FOLLOWER, 9)
+    assert cluster[1].ticks_until_due() <= 8
+
+
 def test_late_grants_count_for_nothing() -> None:
     """A grant names the term it is for."""
     cluster = Cluster(3)

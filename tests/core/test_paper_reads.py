@@ -121,6 +121,17 @@ def test_many_reads_share_a_round() -> None:
     assert len(cluster.nodes[1].reads) == len(cluster.nodes[2].reads) == 100
 
 
+def test_rounds_under_way_are_bounded() -> None:
+    """However fast reads arrive: those that find no round share the next one."""
+    cluster = leader(max_read_rounds=2)
+    for token in range(10):
+        cluster.read(1, token)
+        cluster.gather([1])
+    assert len(cluster.sent(Heartbeat, 1)) == 2 * 2
+    cluster.stabilize()
+    assert len(cluster.nodes[1].reads) == 10
+
+
 def test_a_new_leader_serves_no_read_before_its_no_op_is_committed() -> None:
     """ "If the leader has not yet marked an entry from its current term committed, it waits until it has done
     so." (thesis §6.4, hazards 36, 39)"""
