@@ -18,7 +18,7 @@ import trio
 
 from clientctl.config import COMMAND_BYTES_OVERHEAD, PipelineLimits
 from clientctl.errors import never_sent
-from clientctl.pending import Finish, FinishRead, PendingOperations
+from clientctl.pending import Finish, FinishRead, PendingCommand, PendingOperations
 from proto import errors
 from proto.errors import Status
 from proto.session_pb2 import Command, NotLeader, ReadResult, Result
@@ -144,12 +144,29 @@ class Pipeline:
         wait, and the result's session and sequence are those given here. The command becomes the pipeline's
         own.
         """
-        size = len(command.request) + COMMAND_BYTES_OVERHEAD
-        if deadline <= trio.current_time() or not self._pending.has_room(size):
+        if deadline <= trio.current_time():
             return False
-        self._pending.add_command(session, first_outstanding, command, deadline, finish)
+        return self.take(session, first_outstanding, command, deadline, finish) is not None
+
+    def take(
+        self, session: int, first_outstanding: int, command: Command, deadline: float, finish: Finish
+    ) -> PendingCommand | None:
+        """As `offer`, for callers that may `drop` what was taken; None when there is no room.
+
+        The deadline may have passed: then `finish` is called soon.
+        """
+        if not self._pending.has_room(len(command.request) + COMMAND_BYTES_OVERHEAD):
+            return None
+        operation = self._pending.add_command(session, first_outstanding, command, deadline, finish)
         self._added(deadline)
-        return True
+        return operation
+
+    def drop(self, operation: PendingCommand, finish: Finish) -> None:
+        """`finish` will not be called any more. An unsent command is then never sent, a sent one not
+        again."""
+        if not operation.finished:
+            self._pending.withdraw(operation, finish)
+            self._make_room()
 
     def offer_read(
         self,

@@ -200,6 +200,27 @@ async def test_cancelled_before_sending_is_never_sent(autojump_clock: MockClock)
         assert scope.cancelled_caught
 
 
+async def test_dropped_after_sending_is_not_sent_again(autojump_clock: MockClock) -> None:
+    results: list[Result] = []
+    async with running(PipelineLimits(operations_max=1)) as (pipeline, nursery):
+        first, theirs = in_memory_pair()
+        nursery.start_soon(drive, pipeline, first, [])
+        operation = pipeline.take(7, 1, put(1), 5.0, results.append)
+        assert operation is not None
+        assert pipeline.take(7, 1, put(2), 5.0, results.append) is None
+        await theirs.receive_all()
+        pipeline.drop(operation, results.append)
+        pipeline.drop(operation, results.append)
+        theirs.close()
+        await trio.testing.wait_all_tasks_blocked()
+        second, theirs = in_memory_pair()
+        nursery.start_soon(drive, pipeline, second, [])
+        assert pipeline.offer(7, 2, put(2), 5.0, results.append)
+        (request,) = await theirs.receive_all()
+        assert [command.sequence for command in request.batches[0].commands] == [2]
+    assert not results
+
+
 async def test_relayed_registrations_keep_their_own_numbers(autojump_clock: MockClock) -> None:
     cluster = Cluster()
     results: list[Result] = []
