@@ -1,7 +1,7 @@
 """The Trio side of a call: what a server's handler is given, and what a client's stream is.
 
-All of it runs on the Trio thread, except `Call()` and `Stream.finish`. Knows nothing of grpc or asyncio:
-`proto.bridge` gives it the wake-ups of its lanes and takes the verdict.
+All of it runs on the Trio thread, except `Call()`, `open_lanes` and `Stream.finish`. Knows nothing of grpc or
+asyncio: `proto.bridge` gives it the wake-ups of its lanes and takes the verdict.
 """
 
 import re
@@ -40,15 +40,18 @@ class EndOfRequests(StreamEnded):
 class LaneStream:
     """A `MessageStream` on two lanes, one for each direction."""
 
-    def __init__(
-        self,
-        encode: Callable[[Any], bytes],
-        decode: Callable[[bytes], Any],
-        to_trio: Inbox,
-        wake_grpc_reader: Callable[[], object],
-        wake_grpc_writer: Callable[[], object],
-    ) -> None:
+    _arrival: trio.lowlevel.ParkingLot
+    _room: trio.lowlevel.ParkingLot
+    incoming: Lane
+    outgoing: Lane
+
+    def __init__(self, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> None:
         self._encode, self._decode = encode, decode
+
+    def open_lanes(
+        self, to_trio: Inbox, wake_grpc_reader: Callable[[], object], wake_grpc_writer: Callable[[], object]
+    ) -> None:
+        """Called once, before anything else, but not for a unary call, which must not pay for it."""
         self._arrival = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self.incoming = Lane(lambda: to_trio.post(self._arrival.unpark_all), wake_grpc_writer)
@@ -102,13 +105,8 @@ class Call(LaneStream):
         remaining_s: float | None,
         peer: str,
         identity: Mapping[str, Sequence[bytes]],
-        to_trio: Inbox,
-        wake_grpc_reader: Callable[[], object],
-        wake_grpc_writer: Callable[[], object],
     ) -> None:
-        super().__init__(
-            method.encode_reply, method.decode_request, to_trio, wake_grpc_reader, wake_grpc_writer
-        )
+        super().__init__(method.encode_reply, method.decode_request)
         self.method = method
         self.peer = peer
         self.identity = identity
@@ -191,16 +189,8 @@ class Stream(LaneStream):
 
     metadata: Mapping[str, str] = {}
 
-    def __init__(
-        self,
-        method: Method,
-        to_trio: Inbox,
-        wake_grpc_reader: Callable[[], object],
-        wake_grpc_writer: Callable[[], object],
-    ) -> None:
-        super().__init__(
-            method.encode_request, method.decode_reply, to_trio, wake_grpc_reader, wake_grpc_writer
-        )
+    def __init__(self, method: Method) -> None:
+        super().__init__(method.encode_request, method.decode_reply)
         self.trailing_metadata: Mapping[str, str] = {}
         self._over = False
         self._error: Status | None = None

@@ -100,7 +100,8 @@ class Channel:
         """
         known = self._method(method, raw)
         arrival, room = Bell(self._grpc), Bell(self._grpc)
-        stream = Stream(known, self._trio, arrival.ring, room.ring)
+        stream = Stream(known)
+        stream.open_lanes(self._trio, arrival.ring, room.ring)
         if request is not None:
             stream.offer(request)
             stream.close_sending()
