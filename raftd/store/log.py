@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import lmdb
     from lmdb import _Database
 
-    from raftd.kv.transaction import Reader
+    from raftd.store.transaction import ReadTransaction
 
 POSITION_KEY = b"log"
 
@@ -88,17 +88,17 @@ def _truncate(
     )
 
 
-def read_entries(reader: "Reader", position: LogPosition, first: int) -> Iterator[tuple[Entry, int]]:
+def read_entries(reader: "ReadTransaction", position: LogPosition, first: int) -> Iterator[tuple[Entry, int]]:
     """Each entry from `first` to the last, with its CRC, checked against the chain; `CorruptRecord` at the
     first that is damaged, missing, or one too many."""
     assert position.base_index < first <= position.last_index + 1, (position, first)
     crc = (
         position.base_crc
         if first == position.base_index + 1
-        else stored_crc(first - 1, reader.get(LOG, log_key(first - 1)))
+        else stored_crc(first - 1, reader.get_record(LOG, log_key(first - 1)))
     )
     expected = first
-    for key, record in reader.scan(LOG, log_key(first), None):
+    for key, record in reader.scan_records(LOG, log_key(first), None):
         index = log_index(key)
         if index != expected:
             raise CorruptRecord(LOG, expected, f"it is missing, the next is {index}")
@@ -114,7 +114,7 @@ def read_entries(reader: "Reader", position: LogPosition, first: int) -> Iterato
 
 
 def load_entries(
-    reader: "Reader", position: LogPosition, first_index: int, max_bytes: int
+    reader: "ReadTransaction", position: LogPosition, first_index: int, max_bytes: int
 ) -> tuple[int, list[Entry]]:
     """The term of the entry before `first_index`, and entries from there on: at least one if there is one,
     then as many as fit into `max_bytes`."""

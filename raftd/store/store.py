@@ -209,12 +209,12 @@ class Store:
                 else:
                     entries.append(entry)
             return Recovered(
-                hard_state=read_hard_state(reader.get(META, HARD_STATE_KEY)),
+                hard_state=read_hard_state(reader.get_record(META, HARD_STATE_KEY)),
                 base_index=applied_index,
                 base_term=base_term,
                 entries=entries,
                 applied_index=applied_index,
-                cluster=read_cluster(reader.get(META, CLUSTER_KEY)),
+                cluster=read_cluster(reader.get_record(META, CLUSTER_KEY)),
             )
 
     @contextmanager
@@ -230,7 +230,7 @@ class Store:
         """The term before `first_index` and durable entries from there on: at least one if there is one,
         then up to `max_bytes`. Checked; raises `CorruptRecord`."""
         with self.read() as reader:
-            position = read_position(reader.get(META, POSITION_KEY))
+            position = read_position(reader.get_record(META, POSITION_KEY))
             return load_entries(reader, position, first_index, max_bytes)
 
     def size_bytes(self) -> int:

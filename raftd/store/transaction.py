@@ -1,8 +1,10 @@
 """Transactions over the tables of the state machine: many short readers, one writer.
 
-Both satisfy the protocols of `raftd.kv.transaction`. The writing one also keeps each table's tally. That
-costs a put one CRC and one look at the old value, which LMDB's `replace` returns anyway: 0.35–0.5 µs over a
-bare put of 0.5–0.7 (256-byte values, Python 3.11, lmdb 3.0).
+Both satisfy the protocols of `raftd.kv.transaction`. Each record ends with a CRC over its key and value,
+checked whenever it is read: a flipped bit is named and not served (hazards 60, 75). The writing one also
+keeps each table's tally, the sum of these CRCs; the one of the record that goes is read off the old
+value, which LMDB's `replace` returns anyway. The store's own tables have seals of their own and are read
+as they are, by `get_record` and `scan_records`.
 """
 
 import threading
@@ -13,8 +15,9 @@ from zlib import crc32
 import lmdb
 
 from raftd.store.environment import META, Environment
+from raftd.store.errors import CorruptRecord
 from raftd.store.state import STATE_KEY, applied_index_of
-from raftd.store.tally import Tally
+from raftd.store.tally import CRC_BYTES, Tally, stored_hash
 
 if TYPE_CHECKING:
     from lmdb import _Database
@@ -31,12 +34,24 @@ class _Tables:
         self._get = transaction.get
 
     def get(self, table: str, key: bytes) -> bytes | None:
+        """Raises CorruptRecord."""
+        record = self.get_record(table, key)
+        return None if record is None else opened(table, key, record)
+
+    def scan(
+        self, table: str, start: bytes, end: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Raises CorruptRecord."""
+        for key, record in self.scan_records(table, start, end, reverse):
+            yield key, opened(table, key, record)
+
+    def get_record(self, table: str, key: bytes) -> bytes | None:
         try:
             return self._get(key, None, self._handles[table])
         except lmdb.BadValsizeError:
             raise AssertionError(_bad_key(table, key)) from None
 
-    def scan(
+    def scan_records(
         self, table: str, start: bytes, end: bytes | None = None, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         with self.lmdb.cursor(self._handles[table]) as cursor:
@@ -69,7 +84,7 @@ class ReadTransaction(_Tables):
     @property
     def applied_index(self) -> int:
         """The index up to which this view has applied the log."""
-        return applied_index_of(self.get(META, STATE_KEY))
+        return applied_index_of(self.get_record(META, STATE_KEY))
 
     def __enter__(self) -> Self:
         return self
@@ -96,17 +111,17 @@ class WriteTransaction(_Tables):
         self.lmdb.commit()
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
+        crc = crc32(value, crc32(key))
         try:
-            previous = self._replace(key, value, self._handles[table])
+            previous = self._replace(key, value + crc.to_bytes(CRC_BYTES, "big"), self._handles[table])
         except lmdb.BadValsizeError:
             raise AssertionError(_bad_key(table, key)) from None
         tally = self.tallies[table]
         if previous is None:
             tally.keys += 1
-            tally.hash += crc32(value, crc32(key))
+            tally.hash += crc
         else:
-            key_crc = crc32(key)
-            tally.hash += crc32(value, key_crc) - crc32(previous, key_crc)
+            tally.hash += crc - stored_hash(previous)
 
     def delete(self, table: str, key: bytes) -> bool:
         try:
@@ -117,8 +132,16 @@ class WriteTransaction(_Tables):
             return False
         tally = self.tallies[table]
         tally.keys -= 1
-        tally.hash -= crc32(previous, crc32(key))
+        tally.hash -= stored_hash(previous)
         return True
+
+
+def opened(table: str, key: bytes, record: bytes) -> bytes:
+    """The value in a record of the state machine. Raises CorruptRecord."""
+    value = record[:-CRC_BYTES]
+    if len(record) < CRC_BYTES or crc32(value, crc32(key)) != stored_hash(record):
+        raise CorruptRecord(table, key.hex(), "its checksum does not match")
+    return value
 
 
 def _bad_key(table: str, key: bytes) -> str:

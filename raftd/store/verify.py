@@ -24,8 +24,8 @@ from raftd.store.state import (
     read_state,
 )
 from raftd.store.store import BOOTSTRAP_INDEX, Store
-from raftd.store.tally import HASH_MODULUS, Tally, record_hash
-from raftd.store.transaction import ReadTransaction
+from raftd.store.tally import HASH_MODULUS, Tally, stored_hash
+from raftd.store.transaction import ReadTransaction, opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +57,29 @@ class _Scrub:
 
     def check_meta(self, reader: ReadTransaction, tables: tuple[str, ...]) -> None:
         try:
-            read_identity(reader.get(META, IDENTITY_KEY))
-            self._position = read_position(reader.get(META, POSITION_KEY))
-            state = read_state(reader.get(META, STATE_KEY), tables)
+            read_identity(reader.get_record(META, IDENTITY_KEY))
+            self._position = read_position(reader.get_record(META, POSITION_KEY))
+            state = read_state(reader.get_record(META, STATE_KEY), tables)
             self._tallies = state.tallies
             if not self._position.base_index <= state.applied_index <= self._position.last_index:
                 what = f"applied index {state.applied_index} lies outside the log, {self._position}"
                 self._add(CorruptRecord(META, STATE_KEY.decode(), what))
             if self._position.last_index > 0:
-                read_hard_state(reader.get(META, HARD_STATE_KEY))
-                self._cluster = read_cluster(reader.get(META, CLUSTER_KEY))
+                read_hard_state(reader.get_record(META, HARD_STATE_KEY))
+                self._cluster = read_cluster(reader.get_record(META, CLUSTER_KEY))
         except StoreRefused as problem:
             self._add(problem)
 
     def check_table(self, reader: ReadTransaction, table: str) -> int:
         """Count a table's keys and compare count and hash with the tally."""
         found = Tally()
-        for key, value in reader.scan(table, b""):
+        for key, record in reader.scan_records(table, b""):
             found.keys += 1
-            found.hash += record_hash(key, value)
+            found.hash += stored_hash(record)
+            try:
+                opened(table, key, record)
+            except CorruptRecord as problem:
+                self._add(problem)
         expected = self._tallies.get(table)
         if expected is not None and found.keys != expected.keys:
             what = f"{found.keys} keys instead of {expected.keys}"
@@ -91,7 +95,7 @@ class _Scrub:
             return 0
         count = 0
         expected, crc = position.base_index + 1, position.base_crc
-        for key, record in reader.scan(LOG, b""):
+        for key, record in reader.scan_records(LOG, b""):
             count += 1
             try:
                 index = log_index(key)

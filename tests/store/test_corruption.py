@@ -6,6 +6,7 @@ the scrub make of it.
 
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import lmdb
 import pytest
@@ -109,11 +110,11 @@ def test_a_damaged_record_is_left_in_place(directory: Path) -> None:
     damage(directory, b"log", flip(log_key(LAST)))
     with open_member(directory) as store:
         with store.read() as reader:
-            before = reader.get("log", log_key(LAST))
+            before = reader.get_record("log", log_key(LAST))
         with pytest.raises(CorruptRecord):
             store.recover()
     with open_member(directory) as store, store.read() as reader:
-        assert reader.get("log", log_key(LAST)) == before
+        assert reader.get_record("log", log_key(LAST)) == before
 
 
 @pytest.mark.parametrize("index", range(3, LAST))
@@ -156,7 +157,7 @@ def test_swapped_records_are_named(directory: Path) -> None:
 def test_a_record_of_another_history_is_named(directory: Path, index: int) -> None:
     """Hazard 75: a stale copy of a record that was since replaced; at the end only the position notices."""
     with open_member(directory) as store, store.read() as reader:
-        stale = reader.get("log", log_key(index))
+        stale = reader.get_record("log", log_key(index))
         assert stale is not None
     with open_member(directory) as store:
         replaced = [entry(number, b"d=%d" % number, term=2) for number in range(index, LAST + 1)]
@@ -211,14 +212,27 @@ def test_a_missing_key_is_noticed_by_the_count(directory: Path) -> None:
 
 
 def test_a_key_too_many_is_noticed_by_the_count(directory: Path) -> None:
-    damage(directory, b"results", replace(b"a", b""))
+    damage(directory, b"results", replace(b"a", crc32(b"a").to_bytes(4, "big")))
     with open_member(directory) as store:
         assert problems(store) == ["table results: 1 keys instead of 0"]
 
 
-@pytest.mark.parametrize("change", [flip(b"a", 0), swap(b"a", b"b")])
-def test_a_changed_value_is_noticed_by_the_hash(directory: Path, change: Damage) -> None:
+@pytest.mark.parametrize("change", [flip(b"a", 0), flip(b"a", -1), swap(b"a", b"b"), replace(b"a", b"x")])
+def test_a_damaged_value_is_named_and_not_served(directory: Path, change: Damage) -> None:
+    """Flipped, torn, or another key's."""
     damage(directory, b"keys", change)
+    with open_member(directory) as store:
+        assert "table keys, record 61: its checksum does not match" in problems(store)
+        with store.read() as reader:
+            with pytest.raises(CorruptRecord, match="table keys, record 61"):
+                reader.get("keys", b"a")
+            with pytest.raises(CorruptRecord, match="table keys, record 61"):
+                list(reader.scan("keys", b""))
+
+
+def test_an_older_value_of_the_same_key_is_noticed_by_the_hash(directory: Path) -> None:
+    """Its checksum is right; only the sum over all records tells."""
+    damage(directory, b"keys", replace(b"a", b"0" + crc32(b"0", crc32(b"a")).to_bytes(4, "big")))
     with open_member(directory) as store:
         assert problems(store) == ["table keys: the hash over all records does not match"]
 

@@ -66,7 +66,7 @@ def test_bootstrap_writes_the_same_entry_on_each_member(tmp_path: Path) -> None:
             store.bootstrap(cluster)
             store.bootstrap(cluster)
             with store.read() as reader:
-                records.append(reader.get("log", log_key(1)))
+                records.append(reader.get_record("log", log_key(1)))
         assert records[0] == records[1]
     with open_store(tmp_path / "b") as store:
         assert store.identity.cluster_id == cluster.cluster_id

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from raftd.kv.transaction import Reader, Transaction
 from raftd.store import Store, WriteTransaction
-from raftd.store.tally import record_hash
+from raftd.store.tally import stored_hash
 from tests.memory_transaction import MemoryTransaction
 from tests.store.directories import TABLES, open_store
 
@@ -160,7 +160,7 @@ def _answer(transaction: Transaction, what: str, key: bytes, other: bytes | None
 
 def _check_tallies(transaction: WriteTransaction) -> None:
     """The bookkeeping of puts and deletes equals what counting anew gives."""
-    records = list(transaction.scan("keys", b"", None))
+    records = list(transaction.scan_records("keys", b"", None))
     tally = transaction.tallies["keys"]
     assert tally.keys == len(records)
-    assert tally.hash == sum(record_hash(key, value) for key, value in records)
+    assert tally.hash == sum(stored_hash(record) for _, record in records)
