@@ -166,9 +166,9 @@ class Raft:
     # What the node reports.
 
     def written(self, index: int, term: int) -> None:
-        """The write whose last entry was (index, term) is durable; (0, 0) for one without entries. Called
-        once for each Ready that held a hard state or entries, in their order; one call may stand for
-        several when it names the last."""
+        """The write whose last entry was (index, term) is durable; (0, 0) for one without entries. One call
+        for each Ready that held a hard state or entries, in their order. It implies all earlier writes, so
+        that those may be left out; of several that end alike the earliest is meant."""
         self._replica.finish_write(index, term)
         match self._role:
             case Leader() as leader:

@@ -1,4 +1,4 @@
-"""The election that follows a broken stream from the leader (DESIGN, fast failover), with hazard 17."""
+"""The election that follows a broken stream from the leader, with hazard 17."""
 
 import pytest
 

@@ -64,7 +64,7 @@ def test_a_silent_leader_loses_its_followers_support() -> None:
 
 
 def test_a_leader_with_quorum_contact_refuses() -> None:
-    """It would only depose itself (DESIGN, fast failover)."""
+    """It would only depose itself."""
     cluster = Cluster(3)
     cluster.elect(1)
     assert cluster.ask(1, 3, pre_vote(2, 9, 1)) == [RequestVoteReply(1, False, True)]

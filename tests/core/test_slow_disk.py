@@ -1,4 +1,4 @@
-"""A disk that hangs decides leadership (DESIGN, slow disk), with hazards 18 and 78."""
+"""A disk that hangs decides leadership, with hazards 18 and 78."""
 
 from raftd.core.messages import AppendEntries, RequestVote, RequestVoteReply, TimeoutNow
 from raftd.core.ready import Role
