@@ -14,7 +14,7 @@ class PipelineLimits:
 
     operations_max: int = 8192
     bytes_max: int = 32 << 20
-    # One message; a larger command travels alone (DESIGN §6). Both servers receive up to 4 MiB.
+    # One message; a larger command travels alone. Both servers receive up to 4 MiB.
     message_bytes_max: int = 256 << 10
     # How long nothing is sent after an answer that says "not now": doubled each time, then jittered (hazard
     # 95).

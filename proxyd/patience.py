@@ -1,4 +1,4 @@
-"""How long a request may wait, and what it is told when the wait was in vain (DESIGN §6 "Outcome")."""
+"""How long a request may wait, and what it is told when the wait was in vain."""
 
 import math
 from collections.abc import Mapping

@@ -1,5 +1,4 @@
-"""Writes of clients that know nothing of sessions: exactly once, through sessions of proxyd's own (DESIGN
-§6).
+"""Writes of clients that know nothing of sessions: exactly once, through sessions of proxyd's own.
 
 Over any change of leader a write waits and is sent again under its number. Only when proxyd itself dies is
 the call's outcome unknown to its client.

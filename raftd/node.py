@@ -106,7 +106,7 @@ class Node:
         self._awake.set()
 
     def stream_broken(self, peer: int) -> None:
-        """The control stream from `peer` ended: it may be gone (DESIGN §3, fast failover)."""
+        """The control stream from `peer` ended: it may be gone."""
         self._arrived.append(partial(self.raft.leader_stream_broken, peer))
         self._awake.set()
 
@@ -254,7 +254,7 @@ class Node:
         self._arrived.append(partial(self.raft.log_loaded, log_read.follower, prev_term, entries))
         self._awake.set()
 
-    # Cluster time (DESIGN §6): it stands in the log and never goes back; a leader proposes the last value
+    # Cluster time: it stands in the log and never goes back; a leader proposes the last value
     # plus its own monotonic time in office, which it counts from the no-op of its term: by then all earlier
     # entries are applied.
 

@@ -2,7 +2,7 @@
 
 A linearizable read waits for a ReadIndex round that begins after it arrived, then until the state at that
 index is applied *and committed to disk here*, because a read transaction sees only what is committed
-(DESIGN §4). All reads that gathered share one round, one transaction and one thread hop. `raftd.node` feeds
+All reads that gathered share one round, one transaction and one thread hop. `raftd.node` feeds
 this and owns Raft; services call `Reads.add`.
 """
 

@@ -1,7 +1,7 @@
 """How the nodes of a new cluster find each other: everybody tells everybody the identity of its data
 directory.
 
-An empty node does not vote until it has heard from *all* members of --initial-cluster (DESIGN §4): only
+An empty node does not vote until it has heard from *all* members of --initial-cluster: only
 then does it know the cluster's id, which is a hash over their identities. A node whose data was wiped comes
 with a new identity, finds a cluster that does not know it, and is told so (hazards 43, 77).
 """

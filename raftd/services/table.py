@@ -1,4 +1,4 @@
-"""The leader table as this node sees it, pushed to every proxy and client that watches (DESIGN §6).
+"""The leader table as this node sees it, pushed to every proxy and client that watches.
 
 A change is sent the moment the node knows it; between changes a heartbeat tells that the node is alive and
 how far it has applied.

@@ -20,7 +20,7 @@ MAX_JOBS_PER_COMMIT = 1024
 """What one group commit collects before it syncs, however much more is waiting."""
 
 APPLY_COMMIT_DELAY_MS = 5
-"""How long applied entries may wait for a commit that log or vote would have caused anyway (DESIGN §4). It
+"""How long applied entries may wait for a commit that log or vote would have caused anyway. It
 bounds what a restart applies again and how long a read waits for an index that only the writer has seen."""
 
 MAX_ENTRIES_PER_LOAD = 4096

@@ -1,6 +1,6 @@
 """How many records a table must hold, and the sum of their hashes: what notices that a record is missing.
 
-A page that is lost takes its checksums with it (DESIGN §4). Kept by the write transaction at each put and
+A page that is lost takes its checksums with it. Kept by the write transaction at each put and
 delete, stored with the applied index, compared by `raftd.store.verify`.
 """
 

@@ -4,7 +4,7 @@ It owns every write transaction from begin to commit, because an LMDB transactio
 (hazard 68). While one commit syncs, jobs gather in the queue; the next commit takes them all. A job's log
 entries and vote are written, then its committed entries applied, in one transaction. Applied results are
 reported *before* the sync: a majority already has those entries on disk, so a put waits for one sync and
-not for two (DESIGN §4; that a single node does not commit before its own sync, hazard 32, is the core's
+not for two (that a single node does not commit before its own sync, hazard 32, is the core's
 duty). What is applied is seen by readers only after the commit, which comes at once when log or vote
 changed and else within `APPLY_COMMIT_DELAY_MS`.
 

@@ -23,7 +23,7 @@ from raftd.store import Store
 
 ENTRIES_PER_COMMIT = 32
 SWITCH_INTERVAL_S = 0.0002
-"""What the daemons run with (DESIGN §5)."""
+"""What the daemons run with."""
 
 
 def entries_of_puts(random: Random, puts: int, puts_per_entry: int, keys: int) -> list[Entry]:

@@ -48,7 +48,7 @@ def test_the_bytes_on_disk_are_fixed() -> None:
 
 
 def test_a_newer_entry_stops_the_node() -> None:
-    """DESIGN §4: a node that meets a newer entry than it knows stops, it never skips."""
+    """A node that meets a newer entry than it knows stops, it never skips."""
     replica = Replica()
     before = replica.tables()
     newer_payload = msgpack.packb((2, 0, [], "something new"))

@@ -1,4 +1,4 @@
-"""The first storage error ends the member, and it stays ended until the reboot (hazards 61-64, DESIGN §4)."""
+"""The first storage error ends the member, and it stays ended until the reboot (hazards 61-64)."""
 
 import os
 import subprocess

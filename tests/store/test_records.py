@@ -74,7 +74,7 @@ def test_a_missing_record_is_named() -> None:
 
 
 def test_an_entry_of_an_unknown_kind_stops_the_program() -> None:
-    """A newer program's entry is neither damaged nor skipped (DESIGN §4)."""
+    """A newer program's entry is neither damaged nor skipped."""
     head = struct.Struct(">IBBQQ").pack(0, 1, 9, 5, 2)
     record = msgpack.packb([1, 9, 2, 5, b"x", crc32(b"x", crc32(head))])
     with pytest.raises(
@@ -134,7 +134,7 @@ MEMBERS = (
 
 
 def test_every_member_forms_the_same_cluster() -> None:
-    """In whatever order it has learned of the others, and byte for byte (DESIGN §4, identity)."""
+    """In whatever order it has learned of the others, and byte for byte."""
     cluster = form_cluster("token", MEMBERS)
     assert cluster == form_cluster("token", reversed(MEMBERS))
     assert [member.name for member in cluster.members] == ["n2", "n1"]

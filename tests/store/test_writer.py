@@ -1,4 +1,4 @@
-"""Group commit, the order of reports, and what becomes visible when (DESIGN §4)."""
+"""Group commit, the order of reports, and what becomes visible when."""
 
 import threading
 from pathlib import Path
