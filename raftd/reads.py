@@ -1,7 +1,7 @@
 """Reads on their way to a safe state (thesis §6.4), and their execution off the Trio thread.
 
 A linearizable read waits for a ReadIndex round that begins after it arrived, then until the state at that
-index is applied *and committed to disk here*, because a read transaction sees only what is committed
+index is applied *and committed to disk here*, because a read transaction sees only what is committed.
 All reads that gathered share one round, one transaction and one thread hop. `raftd.node` feeds
 this and owns Raft; services call `Reads.add`.
 """
