@@ -94,7 +94,7 @@ class Client:
         *,
         timeout: float = TIMEOUT_S,
         dial_timeout: float = math.inf,
-        dial: links.Dial = links.dial,
+        dial: links.Dial | None = None,
         pipeline_limits: PipelineLimits | None = None,
         session_limits: SessionLimits | None = None,
         limits: ClientLimits | None = None,
@@ -102,11 +102,11 @@ class Client:
         self.endpoints = tuple(endpoints)
         self._addresses = [parse_endpoint(endpoint) for endpoint in endpoints]
         self._timeout = timeout
-        self._dial = dial
+        self._dial = dial or links.dial
         self._limits = limits or ClientLimits()
         self._pipeline = Pipeline(pipeline_limits)
         self._session = Session(self._pipeline, session_limits)
-        self._upstream = Upstream(self._addresses, dial, self._pipeline, self._limits, dial_timeout)
+        self._upstream = Upstream(self._addresses, self._dial, self._pipeline, self._limits, dial_timeout)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:

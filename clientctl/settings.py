@@ -61,6 +61,8 @@ def parse_endpoints(text: str) -> tuple[str, ...]:
 
 def parse_write_out(text: str) -> str:
     """One of the output formats. Raises ValueError."""
+    # etcdctl takes -w=json as well as -w json and -wjson.
+    text = text.removeprefix("=")
     if text not in ("simple", "json", "table"):
         raise ValueError(f"{text!r} is not one of simple, json, table")
     return text

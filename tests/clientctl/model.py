@@ -1,4 +1,4 @@
-"""A model of the replicated side of sessions, as DESIGN §6 has it: one log, executed in order, exactly once.
+"""A model of the replicated side of sessions: one log, executed in order, exactly once.
 
 `Cluster` is what all nodes agree on; `Upstream` is one stream to it whose sendings may linger, be lost or be
 executed long after the stream broke, as entries of a deposed leader may.
