@@ -106,14 +106,18 @@ class Simulation:
 
     # The run.
 
-    def run(self, steps: int) -> None:
-        """At least `steps` steps with faults, then the end phase. Raises Violation, or what the core
-        asserts."""
+    def begin(self) -> None:
+        """All nodes start, and so do clients and faults."""
         for node_id in self.voters:
             self.start(node_id, 0)
         self._at(self.now + self.mix.client_gap, self._client)
         if self.mix.faults:
             self._at(self.now + self.mix.fault_gap, self._fault)
+
+    def run(self, steps: int) -> None:
+        """At least `steps` steps with faults, then the end phase. Raises Violation, or what the core
+        asserts."""
+        self.begin()
         while self.steps < steps:
             self.next()
         converge(self)
