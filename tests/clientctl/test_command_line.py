@@ -254,7 +254,7 @@ def test_endpoint_health(clientctl: CommandLine) -> None:
     clientctl.node.refuses_reads = errors.UNAVAILABLE
     assert clientctl("endpoint", "health") == (1, b"")
     assert "127.0.0.1:2379 is unhealthy" in clientctl.stderr
-    assert b"| false |" in clientctl("endpoint", "health", "-w", "table")[1]
+    assert b"|  false |" in clientctl("endpoint", "health", "-w", "table")[1]
 
 
 def test_member_list_and_version(clientctl: CommandLine) -> None:
