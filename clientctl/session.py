@@ -96,6 +96,8 @@ class Session:
 
     async def _enter_window(self, registration: _Registration, size: int, deadline: float) -> bool:
         """Wait until the window has room for `size` bytes; False at the deadline."""
+        if self._has_room(registration, size):
+            return True
         with trio.CancelScope(deadline=deadline):
             while not self._has_room(registration, size):
                 await self._room.park()
