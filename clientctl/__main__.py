@@ -1,0 +1,5 @@
+"""`python -m clientctl` is clientctl."""
+
+from clientctl.main import main
+
+main()
