@@ -7,10 +7,10 @@ module does not know where the streams come from: `clientctl.client` opens them 
 the leader's node.
 """
 
-import contextlib
 import math
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import outcome
@@ -57,6 +57,7 @@ class Pipeline:
         self._wake_at = -math.inf
         self._room = trio.lowlevel.ParkingLot()
         self._driving = False
+        self._shut: tuple[int, str] | None = None
 
     def __len__(self) -> int:
         """Operations that wait for an answer."""
@@ -82,8 +83,9 @@ class Pipeline:
         the session is gone). Raises nothing but Trio's Cancelled, after which an unsent command is never
         sent and a sent one is unknown (hazard 82).
         """
-        if not await self._wait_for_room(len(command.request) + COMMAND_BYTES_OVERHEAD, deadline):
-            code, text = errors.TIMEOUT
+        refusal = await self._wait_for_room(len(command.request) + COMMAND_BYTES_OVERHEAD, deadline)
+        if refusal is not None:
+            code, text = refusal
             sequence = command.sequence
             return Result(session=session, sequence=sequence, code=code, text=text, outcome=Result.NOT_DONE)
         task = trio.lowlevel.current_task()
@@ -112,8 +114,9 @@ class Pipeline:
         again on the next upstream until its deadline; without, the loss of the upstream ends it with
         UNAVAILABLE.
         """
-        if not await self._wait_for_room(len(request) + COMMAND_BYTES_OVERHEAD, deadline):
-            code, text = errors.TIMEOUT
+        refusal = await self._wait_for_room(len(request) + COMMAND_BYTES_OVERHEAD, deadline)
+        if refusal is not None:
+            code, text = refusal
             return ReadResult(code=code, text=text)
         task = trio.lowlevel.current_task()
 
@@ -155,7 +158,7 @@ class Pipeline:
 
         The deadline may have passed: then `finish` is called soon.
         """
-        if not self._pending.has_room(len(command.request) + COMMAND_BYTES_OVERHEAD):
+        if self._shut or not self._pending.has_room(len(command.request) + COMMAND_BYTES_OVERHEAD):
             return None
         operation = self._pending.add_command(session, first_outstanding, command, deadline, finish)
         self._added(deadline)
@@ -181,7 +184,7 @@ class Pipeline:
         """Take a read without waiting; as `offer`. The id of its result is the pipeline's, not the
         caller's."""
         size = len(request) + COMMAND_BYTES_OVERHEAD
-        if deadline <= trio.current_time() or not self._pending.has_room(size):
+        if self._shut or deadline <= trio.current_time() or not self._pending.has_room(size):
             return False
         self._pending.add_read(request, txn, min_revision, deadline, finish, keep=keep)
         self._added(deadline)
@@ -189,13 +192,19 @@ class Pipeline:
 
     async def wait_for_room(self, size: int) -> None:
         """Return when an operation whose request has `size` bytes fits; callers are let in one by one."""
-        while not self._pending.has_room(size):
+        while not self._pending.has_room(size) and self._shut is None:
             await self._room.park()
 
     def end_all(self, code: int, text: str) -> None:
         """End everything that waits, as not done or unknown, with this code and text."""
         self._pending.end_all(code, text)
         self._make_room()
+
+    def shut(self, code: int, text: str) -> None:
+        """End everything that waits, and from now on refuse everything, with this code and text."""
+        self._shut = (code, text)
+        self._pending.end_all(code, text)
+        self._room.unpark_all()
 
     # Tasks
 
@@ -231,7 +240,7 @@ class Pipeline:
 
     async def _send(self, stream: MessageStream) -> None:
         # When the stream fails here, the receiver meets the same end, after all that has arrived before it.
-        with contextlib.suppress(StreamEnded, Status):
+        with suppress(StreamEnded, Status):
             while True:
                 self._work = trio.Event()
                 now = trio.current_time()
@@ -275,13 +284,15 @@ class Pipeline:
         if self._room and (free := self._pending.limits.operations_max - len(self._pending)) > 0:
             self._room.unpark(count=free)
 
-    async def _wait_for_room(self, size: int, deadline: float) -> bool:
-        if self._pending.has_room(size):
-            return deadline > trio.current_time()
-        with trio.CancelScope(deadline=deadline):
-            await self.wait_for_room(size)
-            return True
-        return False
+    async def _wait_for_room(self, size: int, deadline: float) -> tuple[int, str] | None:
+        """None once there is room; else the code and text with which to refuse."""
+        if not self._pending.has_room(size):
+            with trio.CancelScope(deadline=deadline):
+                await self.wait_for_room(size)
+        if self._shut is not None:
+            return self._shut
+        in_time = deadline > trio.current_time() and self._pending.has_room(size)
+        return None if in_time else errors.TIMEOUT
 
 
 def _never_looked(end: UpstreamEnd) -> bool:

@@ -92,7 +92,7 @@ class Upstream:
             if end.error is None or end.error.code != errors.UNIMPLEMENTED:
                 return end
             self.plain = True
-            self._pipeline.end_all(errors.UNIMPLEMENTED, end.error.text)
+            self._pipeline.shut(errors.UNIMPLEMENTED, end.error.text)
         self._set_link(link)
         try:
             while self._link is link:

@@ -72,6 +72,17 @@ async def test_reads_alone_need_no_session(autojump_clock: MockClock) -> None:
     assert (node.reads, node.writes) == (2, 0)
 
 
+async def test_many_callers_find_out_that_there_are_no_sessions(autojump_clock: MockClock) -> None:
+    node = Node(Store(), sessions=False)
+    async with client_of(node) as client:
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(client.put, b"k%d" % number, b"v")
+                nursery.start_soon(client.get, b"k%d" % number)
+        assert (await client.get("k", prefix=True, count_only=True)).count == 200
+    assert trio.current_time() < 1
+
+
 async def test_many_callers_share_one_stream_and_session(autojump_clock: MockClock) -> None:
     node = Node(Store())
     async with client_of(node) as client:

@@ -187,6 +187,23 @@ async def test_full_pipeline_makes_callers_wait_and_refuses_relays(autojump_cloc
         assert {result.sequence for result in results} == {1, 2, 3, 4, 5}
 
 
+async def test_a_shut_pipeline_refuses_at_once(autojump_clock: MockClock) -> None:
+    results: list[Result] = []
+    async with running(PipelineLimits(operations_max=1)) as (pipeline, nursery):
+        nursery.start_soon(results_of, pipeline, [put(1), put(2), put(3)], 5.0, results)
+        await trio.testing.wait_all_tasks_blocked()
+        pipeline.shut(errors.UNIMPLEMENTED, "no such service")
+        await trio.testing.wait_all_tasks_blocked()
+        result = await pipeline.submit(7, 1, put(4), 5.0)
+        read = await pipeline.submit_read(b"", 5.0)
+        assert not pipeline.offer(7, 1, put(5), 5.0, results.append)
+        assert {found.outcome for found in [*results, result]} == {Result.NOT_DONE}
+        assert {found.code for found in [*results, result]} == {errors.UNIMPLEMENTED}
+        assert read.code == errors.UNIMPLEMENTED
+        assert len(results) == 3
+    assert trio.current_time() == 0
+
+
 async def test_cancelled_before_sending_is_never_sent(autojump_clock: MockClock) -> None:
     """Hazard 82: cancelling says nothing by itself; before the sending it is a withdrawal."""
     async with running() as (pipeline, nursery):
