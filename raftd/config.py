@@ -21,6 +21,8 @@ MAX_ENTRY_COMMANDS: Final = 4_096
 # Reads (raftd.reads).
 MAX_PENDING_READS: Final = 65_536
 MAX_READ_BATCH: Final = 512
+MAX_READ_BATCH_BYTES: Final = 4 * MIB
+"""Of replies; the read that reaches it is the batch's last."""
 MAX_CONCURRENT_SCANS: Final = 4
 READ_RETRY_S: Final = 0.01
 READ_SWEEP_S: Final = 0.1

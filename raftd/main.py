@@ -8,6 +8,7 @@ except ImportError as error:
     sys.exit(f"raftd: {error}. If that is proto-plus, give raftd a virtual environment of its own.")
 
 from raftd import server
+from raftd.kv.command import NewerFormat
 from raftd.options import NodeConfiguration
 from raftd.peers.bootstrap import FormationRefused
 from raftd.store import Fenced, StoreRefused
@@ -19,6 +20,7 @@ def main() -> None:
     """Never returns: exits with the program's status."""
     exit_statuses = {
         StoreRefused: shell.EXIT_STORAGE_REFUSED,
+        NewerFormat: shell.EXIT_STORAGE_REFUSED,
         FormationRefused: shell.EXIT_STORAGE_REFUSED,
         Fenced: shell.EXIT_FENCED,
     }

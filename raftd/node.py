@@ -17,7 +17,6 @@ from typing import NoReturn, Protocol
 import structlog
 import trio
 
-from raftd import config
 from raftd.core.config import RaftConfig
 from raftd.core.messages import Entry, EntryKind, Envelope, Message
 from raftd.core.raft import Raft
@@ -78,7 +77,9 @@ class Node:
         self.leaving = False
         self.applied_index = recovered.applied_index
         self.durable_applied_index = recovered.applied_index
-        self.reads = Reads(store, state_machine.current_revision, raft_config.node_id)
+        self.reads = Reads(store, state_machine.current_revision, lambda: self._awake.set())
+        self.writer_hangs = False
+        """After `run`: a sync did not end in time."""
         self._config = raft_config
         self._store = store
         self.state_machine = state_machine
@@ -90,11 +91,11 @@ class Node:
         self._arrived: list[Callable[[], None]] = []
         self._awake = trio.Event()
         self._ticked_at = 0.0
-        self._swept_at = 0.0
         with store.read() as reader:
             self._cluster_time_ms = state_machine.cluster_time_ms(reader)
             self.revision = state_machine.current_revision(reader)
         self._in_office_since = 0.0
+        self._commit_asked_index = 0
         self._last_commands: Entry | None = None
         self._log = log.bind(node=f"{raft_config.node_id:x}")
 
@@ -120,6 +121,10 @@ class Node:
         self._proposals.add(submission)
         self._awake.set()
 
+    def withdraw(self, submission: Submission) -> bool:
+        """Takes back what was submitted. True: it surely was not and will not be done."""
+        return self._proposals.withdraw(submission)
+
     def read(self, read: Read) -> None:
         """Takes a read; its `done` is called in a later turn, or at once when refused."""
         self.reads.add(read)
@@ -136,6 +141,11 @@ class Node:
         self._announce()
 
     @property
+    def has_left_store(self) -> bool:
+        """After `run`: whether no thread of this node uses the store any more."""
+        return not self.writer_hangs and not self.reads.is_in_threads
+
+    @property
     def leads(self) -> bool:
         return self.soft_state.role is Role.LEADER
 
@@ -145,7 +155,7 @@ class Node:
         """Turns until cancelled. Raises what ended the writer: `Fenced` when the store failed, and then the
         node must stop for good.
         """
-        self._ticked_at = self._swept_at = self._in_office_since = trio.current_time()
+        self._ticked_at = self._in_office_since = trio.current_time()
         entry_queue = trio.lowlevel.current_trio_token()
 
         def done(reports: list[Report]) -> None:
@@ -161,11 +171,11 @@ class Node:
                     self._turn(nursery)
         finally:
             with trio.CancelScope(shield=True):
-                await writer.close()
+                self.writer_hangs = not await writer.close()
 
     async def _sleep(self) -> None:
         due_s = self.raft.ticks_until_due() * self._config.tick_ms / 1000
-        due_at = min(self._ticked_at + due_s, trio.current_time() + self.reads.next_retry_s())
+        due_at = min(self._ticked_at + due_s, self.reads.next_due_at())
         with trio.move_on_at(due_at):
             await self._awake.wait()
         self._awake = trio.Event()
@@ -179,18 +189,21 @@ class Node:
         self.reads.begin_round(self.raft)
         while self.raft.has_ready():
             self._act_on(self.raft.ready(), nursery)
-        if self.reads.release(self.durable_applied_index) and self.applied_index > self.durable_applied_index:
+        if (
+            self.reads.release(self.applied_index, self.durable_applied_index)
+            and self._commit_asked_index < self.applied_index
+        ):
+            self._commit_asked_index = self.applied_index
             self._submit(WriteJob(commit_now=True))
 
     def _tick(self) -> None:
         now = trio.current_time()
-        ticks = int((now - self._ticked_at) * 1000 / self._config.tick_ms)
+        # Rounded a little up: a wake-up at exactly the tick that is due must find it due.
+        ticks = int((now - self._ticked_at) * 1000 / self._config.tick_ms + 1e-6)
         if ticks:
             self._ticked_at += ticks * self._config.tick_ms / 1000
             self.raft.tick(ticks)
-        if now - self._swept_at >= config.READ_SWEEP_S:
-            self._swept_at = now
-            self.reads.expire()
+        self.reads.expire()
 
     def _act_on(self, ready: Ready, nursery: trio.Nursery) -> None:
         if ready.soft_state is not None:
@@ -243,7 +256,7 @@ class Node:
         if entry.kind is EntryKind.COMMANDS:
             self._last_commands = entry
         elif self.leads:
-            self._take_up_cluster_time()
+            self._take_up_cluster_time(self._now_cluster_time_ms())
         self._proposals.applied(entry, applied.results)
         self.raft.applied(entry.index)
 
@@ -255,22 +268,23 @@ class Node:
         self._awake.set()
 
     # Cluster time: it stands in the log and never goes back; a leader proposes the last value
-    # plus its own monotonic time in office, which it counts from the no-op of its term: by then all earlier
-    # entries are applied.
+    # plus its own monotonic time in office. What it took for the last value is corrected by the no-op of its
+    # term: by then all earlier entries are applied.
 
     def _now_cluster_time_ms(self) -> int:
         return self._cluster_time_ms + int((trio.current_time() - self._in_office_since) * 1000)
 
-    def _take_up_cluster_time(self) -> None:
+    def _take_up_cluster_time(self, reached_ms: int) -> None:
         if self._last_commands is not None:
             last_ms, _ = decode_payload(self._last_commands.payload)
-            self._cluster_time_ms = max(self._cluster_time_ms, last_ms)
+            reached_ms = max(reached_ms, last_ms)
+        self._cluster_time_ms = reached_ms
         self._in_office_since = trio.current_time()
 
     def _change_soft_state(self, soft_state: SoftState) -> None:
         previous, self.soft_state = self.soft_state, soft_state
         if soft_state.role is Role.LEADER and previous.role is not Role.LEADER:
-            self._take_up_cluster_time()
+            self._take_up_cluster_time(self._cluster_time_ms)
         self._announce()
         self._log.info(
             "role changed" if soft_state.role is not previous.role else "leader changed",

@@ -6,7 +6,7 @@ applied at its index: the same entry (its result), or another one (then it never
 agree at that index agree on all before it, §5.3). Called by `raftd.node` alone, on the Trio thread.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -28,10 +28,11 @@ class Refusal(Enum):
     OVERWRITTEN = "overwritten"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Submission:
     """Encoded commands that end together: `done` gets one result per command, in order, or the refusal of
-    all.
+    all. More than one command must fit into an entry (`config.MAX_ENTRY_…`): an entry is never larger than
+    one command must be, or no link would carry it (hazard 90).
     """
 
     commands: Sequence[bytes]
@@ -41,12 +42,15 @@ class Submission:
 
 class Proposals:
     """Invariant: every submission is in exactly one of `_waiting` and `_in_log` until its `done` is called,
-    once.
+    once, or it is withdrawn.
+
+    `_in_log` holds by index the terms under which this node proposed something there: it may have lost its
+    own entry, led again and proposed another one at that index, with neither of them decided yet.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[Submission] = deque()
-        self._in_log: dict[int, tuple[int, list[Submission]]] = {}
+        self._in_log: defaultdict[int, dict[int, list[Submission]]] = defaultdict(dict)
         self._commands = 0
         self._bytes = 0
 
@@ -55,6 +59,10 @@ class Proposals:
 
     def add(self, submission: Submission) -> None:
         """Takes it for the next entry, or refuses it at once when too much is pending (hazard 95)."""
+        assert len(submission.commands) == 1 or (
+            len(submission.commands) <= config.MAX_ENTRY_COMMANDS
+            and submission.size_bytes <= config.MAX_ENTRY_BYTES
+        ), f"{len(submission.commands)} commands of {submission.size_bytes} bytes do not fit into an entry"
         if (
             self._commands + len(submission.commands) > config.MAX_PENDING_COMMANDS
             or self._bytes + submission.size_bytes > config.MAX_PENDING_BYTES
@@ -64,6 +72,16 @@ class Proposals:
         self._commands += len(submission.commands)
         self._bytes += submission.size_bytes
         self._waiting.append(submission)
+
+    def withdraw(self, submission: Submission) -> bool:
+        """For a caller whose time is over (hazard 92). True: it was not proposed, never will be, and its
+        `done` is never called. False: it stands in a log, or has ended.
+        """
+        if submission not in self._waiting:
+            return False
+        self._waiting.remove(submission)
+        self._forget(submission)
+        return True
 
     def propose(self, raft: Raft, cluster_time_ms: int) -> None:
         """Hands what gathered to Raft, as few entries as the bounds allow; keeps it when Raft has too much
@@ -81,16 +99,18 @@ class Proposals:
             if isinstance(proposed, NotLeader):
                 self._end(group, Refusal.NOT_LEADER)
             else:
-                self._in_log[proposed.index] = (proposed.term, group)
+                self._in_log[proposed.index][proposed.term] = group
 
     def applied(self, entry: Entry, results: Sequence[Result]) -> None:
         """Resolves what stood at this entry's index: with its results, or as overwritten by another entry."""
-        if (pending := self._in_log.pop(entry.index, None)) is None:
-            return
-        term, group = pending
-        if term != entry.term:
-            self._end(group, Refusal.OVERWRITTEN)
-            return
+        pending = self._in_log.pop(entry.index, {})
+        decided = pending.pop(entry.term, None)
+        for overwritten in pending.values():
+            self._end(overwritten, Refusal.OVERWRITTEN)
+        if decided is not None:
+            self._resolve(decided, entry, results)
+
+    def _resolve(self, group: Sequence[Submission], entry: Entry, results: Sequence[Result]) -> None:
         position = 0
         for submission in group:
             count = len(submission.commands)

@@ -32,7 +32,7 @@ from raftd.services.table import LeaderTable
 from raftd.services.unsupported import unsupported
 from raftd.services.writes import Writes
 from raftd.store import ClusterIdentity, Member, Recovered, Store, StoreRefused
-from raftd.writing import WriterHangs, WriterThread
+from raftd.writing import WriterThread
 
 log = structlog.get_logger()
 
@@ -40,16 +40,18 @@ log = structlog.get_logger()
 async def run(configuration: NodeConfiguration, shell: Shell) -> int:
     """Returns the exit status after an orderly stop.
 
-    Raises StoreRefused, Fenced, FormationRefused or AddressInUse. The directory is closed only where
-    nothing can be using it any more; everywhere else the end of the process does that.
+    Raises StoreRefused, Fenced, NewerFormat, FormationRefused or AddressInUse. The directory is closed only
+    where nothing can be using it any more; everywhere else the end of the process does that.
     """
     store = await trio.to_thread.run_sync(_open_store, configuration)
-    try:
-        await _serve_peers(configuration, store, shell)
-    except WriterHangs:
+    node = await _serve_peers(configuration, store, shell)
+    if node is None or node.has_left_store:
+        await trio.to_thread.run_sync(store.close)
+        return EXIT_OK
+    if node.writer_hangs:
         log.error("the disk hangs: stopping without closing the data directory")
         return EXIT_FAILURE
-    await trio.to_thread.run_sync(store.close)
+    log.warning("a read is not done yet: stopping without closing the data directory")
     return EXIT_OK
 
 
@@ -63,7 +65,14 @@ def _open_store(configuration: NodeConfiguration) -> Store:
     return store
 
 
-async def _serve_peers(configuration: NodeConfiguration, store: Store, shell: Shell) -> None:
+async def _serve_peers(configuration: NodeConfiguration, store: Store, shell: Shell) -> Node | None:
+    """Serves as a member; returns the node that has ended, or none when the cluster has not formed."""
+    if store.identity.cluster_id is None and configuration.initial_cluster_state == "existing":
+        raise StoreRefused(
+            f"data directory {configuration.directory} belongs to no cluster, and --initial-cluster-state is "
+            "existing: give the directory that this member had, or new to form a cluster"
+        )
+    node = None
     me = Member(
         store.identity.member_id,
         configuration.name,
@@ -74,7 +83,8 @@ async def _serve_peers(configuration: NodeConfiguration, store: Store, shell: Sh
     peer_service = PeerService(introductions)
     async with trio.open_nursery() as nursery:
         addresses = [address_of(url) for url in configuration.listen_peer_urls]
-        await nursery.start(serve, addresses, [peer_service.service()])
+        # No grace: when this is cancelled, there is no node left that could answer.
+        await nursery.start(partial(serve, grace_s=0.0), addresses, [peer_service.service()])
         if store.identity.cluster_id is None:
             cluster = await _form_cluster(introductions, shell)
             if cluster is not None:
@@ -83,8 +93,11 @@ async def _serve_peers(configuration: NodeConfiguration, store: Store, shell: Sh
             recovered = await trio.to_thread.run_sync(store.recover)
             _check_membership(me, recovered.cluster)
             introductions.joined(recovered.cluster)
-            await Server(configuration, store, recovered, peer_service).run(shell)
+            server = Server(configuration, store, recovered, peer_service)
+            await server.run(shell)
+            node = server.node
         nursery.cancel_scope.cancel()
+    return node
 
 
 async def _form_cluster(introductions: Introductions, shell: Shell) -> ClusterIdentity | None:
@@ -168,7 +181,8 @@ class Server:
             nursery.start_soon(self._report_status, shell)
             async with trio.open_nursery() as serving:
                 addresses = [address_of(url) for url in self._config.listen_client_urls]
-                await serving.start(serve, addresses, self._services())
+                drained = partial(serve, grace_s=config.SHUTDOWN_DRAIN_S)
+                await serving.start(drained, addresses, self._services())
                 log.info("serving", name=self._config.name, clients=addresses)
                 shell.ready()
                 await shell.shutdown_requested.wait()
@@ -185,7 +199,7 @@ class Server:
             SessionStreams(node, self._writes, state_machine, headers, self._cluster).service(),
             LeaderTable(node, self._cluster, self._config.election_timeout_ms, self._counters).service(),
             Cluster(headers, self._cluster).service(),
-            Maintenance(node, self._writes, headers, self._store, state_machine).service(),
+            Maintenance(node, self._writes, headers, self._store).service(),
             *unsupported(),
         ]
         return [*services, Health(node, frozenset(service.name for service in services)).service()]

@@ -32,16 +32,14 @@ class NodeWriter(Protocol):
     def submit(self, job: WriteJob) -> None:
         """Queues a job; never waits."""
 
-    async def close(self) -> None:
-        """Ends after what was submitted. Raises WriterHangs."""
+    async def close(self) -> bool:
+        """Ends after what was submitted. False when it did not end in time: a sync hangs, and the data
+        directory must not be closed under it.
+        """
 
 
 StartWriter = Callable[[Apply, Callable[[list[Report]], None]], NodeWriter]
 """Given how to apply an entry and where to report; reports may come from any thread."""
-
-
-class WriterHangs(Exception):
-    """The writer thread did not end in time: a sync hangs, and the data directory must not be closed."""
 
 
 class WriterThread:
@@ -51,8 +49,7 @@ class WriterThread:
         self._writer = Writer(store, apply, done)
         self.submit = self._writer.submit
 
-    async def close(self) -> None:
+    async def close(self) -> bool:
         with trio.move_on_after(config.WRITER_CLOSE_S) as closing:
             await trio.to_thread.run_sync(self._writer.close, abandon_on_cancel=True)
-        if closing.cancelled_caught:
-            raise WriterHangs
+        return not closing.cancelled_caught

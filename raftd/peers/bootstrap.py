@@ -100,6 +100,12 @@ class Introductions:
             for name, url in self._initial_cluster.items():
                 if name != self._me.name:
                     nursery.start_soon(self._hear_from, name, address_of(url), heard, belongs)
+        for member in heard.values():
+            same = [other.name for other in heard.values() if other.id == member.id]
+            if len(same) > 1:
+                raise FormationRefused(
+                    f"nodes {' and '.join(same)} have the same data directory identity: one is a copy"
+                )
         cluster = form_cluster(self._token, heard.values())
         for name, cluster_id in belongs.items():
             if cluster_id not in (0, cluster.cluster_id):

@@ -20,6 +20,7 @@ from proto import errors, peer_pb2
 from proto.bridge import Channel, connect
 from proto.call import Call
 from proto.errors import Status
+from proto.options import LINK_OPTIONS
 from proto.stream import MessageStream, StreamEnded
 from raftd import config
 from raftd.core.messages import BULK, REPLIES, Envelope, Message
@@ -52,6 +53,7 @@ class _Peer:
     dialled: dict[Plane, MessageStream] = field(default_factory=dict)
     accepted: dict[Plane, MessageStream] = field(default_factory=dict)
     channel: Channel | None = None
+    """For forwarded commands: that of the data stream, because they are bulk."""
     appeared: trio.Event = field(default_factory=trio.Event)
 
 
@@ -111,12 +113,11 @@ class PeerLinks:
         while True:
             received = False
             try:
-                async with connect(peer.address, isolated=True) as channel:
+                async with connect(peer.address, options=LINK_OPTIONS, isolated=True) as channel:
                     async with channel.stream(_PEER[plane.value], metadata=self._metadata(peer)) as stream:
                         peer.dialled[plane] = stream
-                        if plane is Plane.CONTROL:
+                        if plane is Plane.DATA:
                             peer.channel = channel
-                        else:
                             self._restored(peer.node_id)
                         while True:
                             self._deliver(peer, await stream.receive_all())
@@ -125,7 +126,7 @@ class PeerLinks:
                 self._note_refusal(peer, ended)
             finally:
                 peer.dialled.pop(plane, None)
-                if plane is Plane.CONTROL:
+                if plane is Plane.DATA:
                     peer.channel = None
             delay_s = config.REDIAL_MIN_S if received else min(2 * delay_s, config.REDIAL_MAX_S)
             with trio.move_on_after(delay_s):
@@ -190,7 +191,7 @@ class PeerLinks:
     def _refuse(self, reason: str) -> Status:
         self.counters["peer_streams_refused"] += 1
         log.warning("peer stream refused", reason=reason)
-        return Status(errors.FAILED_PRECONDITION, reason)
+        return Status(errors.FAILED_PRECONDITION, reason, errors.NOT_DONE_OUTCOME)
 
     def _deliver(self, peer: _Peer, batches: Sequence[peer_pb2.Batch]) -> None:
         for batch in batches:

@@ -73,7 +73,7 @@ class PeerService:
 
     def _joined_links(self) -> PeerLinks:
         if self._links is None:
-            raise Status(errors.UNAVAILABLE, "this node has not formed its cluster yet")
+            raise Status(errors.UNAVAILABLE, "this node has not formed its cluster yet", NOT_DONE_OUTCOME)
         return self._links
 
 

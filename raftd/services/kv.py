@@ -57,6 +57,7 @@ class KV:
         return await self._write(Kind.DELETE_RANGE, request, call)
 
     async def txn(self, request: bytes, call: Call) -> bytes:
+        self.check_leader_wanted(call)
         parsed = parse(rpc_pb2.TxnRequest, request)
         if is_read_only(parsed):
             return await self._read(txn_read(self._state_machine, parsed), call)
@@ -86,9 +87,12 @@ class KV:
         read.deadline = self._writes.deadline(call.deadline)
         self._node.read(read)
         try:
-            await answered.wait()
+            with trio.move_on_at(read.deadline):
+                await answered.wait()
         finally:
             read.abandoned = not answers
+        if not answers:
+            raise Status(*errors.TIMEOUT)
         if isinstance(answers[0], Status):
             raise answers[0]
         return self._headers.complete(answers[0])

@@ -10,7 +10,6 @@ from proto import errors, rpc_pb2
 from proto.call import Call
 from proto.errors import Status
 from proto.service import Service
-from raftd.kv import StateMachine
 from raftd.node import Node
 from raftd.services.header import Headers
 from raftd.services.writes import Writes
@@ -27,13 +26,11 @@ class Maintenance:
         writes: Writes,
         headers: Headers,
         store: Store,
-        state_machine: StateMachine,
     ) -> None:
         self._node = node
         self._writes = writes
         self._headers = headers
         self._store = store
-        self._state_machine = state_machine
 
     def service(self) -> Service:
         return Service(
@@ -42,10 +39,10 @@ class Maintenance:
         )
 
     async def status(self, request: rpc_pb2.StatusRequest, call: Call) -> rpc_pb2.StatusResponse:
-        size_bytes, revision = await trio.to_thread.run_sync(self._look_at_store)
         leader = self._node.soft_state.leader
+        size_bytes = self._store.size_bytes()
         return rpc_pb2.StatusResponse(
-            header=self._headers.header(revision),
+            header=self._headers.header(self._node.revision),
             version=API_VERSION,
             dbSize=size_bytes,
             dbSizeInUse=size_bytes,
@@ -55,10 +52,6 @@ class Maintenance:
             raftAppliedIndex=self._node.applied_index,
             errors=[] if leader else [errors.NO_LEADER[1]],
         )
-
-    def _look_at_store(self) -> tuple[int, int]:
-        with self._store.read() as reader:
-            return self._store.size_bytes(), self._state_machine.current_revision(reader)
 
     async def alarm(self, request: rpc_pb2.AlarmRequest, call: Call) -> rpc_pb2.AlarmResponse:
         if request.action != rpc_pb2.AlarmRequest.GET:
@@ -74,7 +67,7 @@ class Maintenance:
             return rpc_pb2.MoveLeaderResponse()
         self._node.transfer_leadership(request.targetID)
         with trio.move_on_at(self._writes.deadline(call.deadline)):
-            while self._node.soft_state.leader in (None, self._node.raft.node_id):
+            while self._node.soft_state.leader != request.targetID:
                 await self._node.soft_state_changed.wait()
             return rpc_pb2.MoveLeaderResponse()
         raise Status(*errors.TIMEOUT)

@@ -7,7 +7,14 @@ from google.protobuf.message import DecodeError, Message
 from proto import errors, rpc_pb2, session_pb2
 from proto.errors import Status
 from raftd.kv import StateMachine
-from raftd.kv.check import check_delete_range, check_put, check_range, check_txn, is_read_only
+from raftd.kv.check import (
+    check_delete_range,
+    check_put,
+    check_range,
+    check_size,
+    check_txn,
+    is_read_only,
+)
 from raftd.reads import Read
 
 Kind = session_pb2.Command.Kind
@@ -42,6 +49,9 @@ def check_command(kind: int, serialized: bytes) -> None:
             pass
         case _:
             raise Status(errors.INVALID_ARGUMENT, f"a command of kind {kind} is not for clients to send")
+    # Whatever it means: repeated and unknown fields go into the log as well, and no entry may get larger
+    # than what a link carries (hazard 90).
+    check_size(len(serialized))
 
 
 def range_read(state_machine: StateMachine, request: rpc_pb2.RangeRequest) -> Read:

@@ -48,6 +48,8 @@ class Writes:
         """
         while True:
             leader = await self._leader(deadline)
+            if trio.current_time() >= deadline:
+                raise Status(*errors.TIMEOUT, outcome=NOT_DONE_OUTCOME)
             if self._node.leads:
                 answer = await self.execute_here(command, deadline)
             else:
@@ -62,11 +64,18 @@ class Writes:
     async def execute_here(self, command: bytes, deadline: float) -> Result | Refusal:
         """The same, on this node or not at all: for a command that another node forwarded."""
         answer = _Answer()
-        self._node.submit(Submission((command,), len(command), answer.set))
-        with trio.move_on_at(deadline):
-            await answer.arrived.wait()
+        submission = Submission((command,), len(command), answer.set)
+        self._node.submit(submission)
+        is_withdrawn = False
+        try:
+            with trio.move_on_at(deadline):
+                await answer.arrived.wait()
+        finally:
+            if answer.value is None:
+                is_withdrawn = self._node.withdraw(submission)
         if answer.value is None:
-            raise Status(*errors.TIMEOUT, outcome=UNKNOWN_OUTCOME)
+            outcome = NOT_DONE_OUTCOME if is_withdrawn else UNKNOWN_OUTCOME
+            raise Status(*errors.TIMEOUT, outcome=outcome)
         return answer.value if isinstance(answer.value, Refusal) else answer.value[0]
 
     async def _leader(self, deadline: float) -> int:
@@ -77,7 +86,9 @@ class Writes:
         raise Status(*errors.NO_LEADER, outcome=NOT_DONE_OUTCOME)
 
     async def _forward(self, leader: int, command: bytes, deadline: float) -> Result | Refusal:
-        remaining_ms = max(1, int((deadline - trio.current_time()) * 1000))
+        # The leader gives up a little earlier, so that what it knows of the outcome still arrives here.
+        remaining_s = deadline - trio.current_time() - config.DEADLINE_MARGIN_S
+        remaining_ms = max(1, int(remaining_s * 1000))
         request = peer_pb2.ForwardRequest(command=command, remaining_ms=remaining_ms)
         try:
             reply = await self._links.forward(leader, request, deadline)

@@ -45,8 +45,9 @@ class InlineWriter:
         applied = store.state.applied_index
         self._done([Completion(job, tuple(results), True, applied, applied)])
 
-    async def close(self) -> None:
+    async def close(self) -> bool:
         """Nothing is ever left over."""
+        return True
 
 
 class MemoryNetwork:
