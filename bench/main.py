@@ -3,6 +3,7 @@
 import click
 
 from bench.cluster import cluster
+from bench.demo import demo
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -12,3 +13,4 @@ def main() -> None:
 
 
 main.add_command(cluster)
+main.add_command(demo)
