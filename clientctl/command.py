@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import click
 
@@ -37,7 +37,8 @@ def verb(group: click.Group, name: str, **arguments: Any) -> Callable[[_Verb], c
         def run(**parameters: Any) -> int:
             return function(settings_of(click.get_current_context()), **parameters)
 
-        return group.command(name, **arguments)(global_options()(run))
+        epilog = "The flags of `clientctl --help` may stand here as well."
+        return group.command(name, epilog=epilog, **arguments)(global_options()(run))
 
     return decorate
 
@@ -76,10 +77,40 @@ def _is_interrupt(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt)
 
 
+class NotShown(Exception):
+    """What was asked for is done, but standard output does not take the answer.
+
+    `text` is empty when whoever read it just wants no more.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
 def write(data: bytes) -> None:
-    """Put bytes on standard output as they are."""
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    """Put bytes on standard output as they are. Raises `NotShown`."""
+    try:
+        # None is a standard output that was closed before we started.
+        if sys.stdout is None:
+            raise NotShown("standard output is closed")
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # What could not be written is not to be tried again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        broken_pipe = isinstance(error, BrokenPipeError)
+        raise NotShown("" if broken_pipe else f"standard output: {error.strerror}") from None
+
+
+def read_input(read: Callable[[BinaryIO], bytes]) -> bytes:
+    """Read from standard input. Raises click's UsageError when that cannot be."""
+    if sys.stdin is None:
+        raise click.UsageError("standard input is closed")
+    try:
+        return read(sys.stdin.buffer)
+    except OSError as error:
+        raise click.UsageError(f"standard input: {error.strerror}") from None
 
 
 def say(text: str) -> None:

@@ -5,14 +5,23 @@ condition is false or a server is unhealthy, 2 wrong usage, 3 surely not done, 4
 interrupted.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
 import click
 
 from clientctl import verbs_cluster, verbs_kv, verbs_txn
-from clientctl.command import INTERRUPTED, NOT_DONE, UNKNOWN, USAGE, Interrupted, say, say_error
+from clientctl.command import (
+    DONE,
+    INTERRUPTED,
+    NOT_DONE,
+    UNKNOWN,
+    USAGE,
+    Interrupted,
+    NotShown,
+    say,
+    say_error,
+)
 from clientctl.settings import global_options
 
 
@@ -49,10 +58,11 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output wants no more of it; nothing is left to flush at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOT_DONE
+    except NotShown as problem:
+        if not problem.text:
+            return DONE
+        say_error(f"done, but the answer could not be shown: {problem.text}")
+        return USAGE
     except Exception as error:
         return _failed(error)
     return status if isinstance(status, int) else 0

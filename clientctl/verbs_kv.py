@@ -1,13 +1,12 @@
 """The verbs put, get and del; and the same three as lines of a transaction, where they only build a
 request."""
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from clientctl.command import DONE, NEGATIVE, verb, with_client, write
+from clientctl.command import DONE, NEGATIVE, read_input, verb, with_client, write
 from clientctl.config import VALUE_BYTES_MAX
 from clientctl.settings import Settings
 
@@ -173,7 +172,7 @@ def _put(settings: Settings, value: bytes | None, ignore_value: bool, **paramete
     A value that begins with a dash is given after "--".
     """
     if value is None and not ignore_value:
-        value = sys.stdin.buffer.read(VALUE_BYTES_MAX + 1)
+        value = read_input(lambda stream: stream.read(VALUE_BYTES_MAX + 1))
         if len(value) > VALUE_BYTES_MAX:
             raise click.UsageError(f"the value on standard input has more than {VALUE_BYTES_MAX} bytes")
     request = _put_request(value=value, ignore_value=ignore_value, **parameters)

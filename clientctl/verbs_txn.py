@@ -1,11 +1,10 @@
 """The verb txn: a transaction from standard input, in etcdctl's syntax."""
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from clientctl.command import DONE, NEGATIVE, say, verb, with_client, write
+from clientctl.command import DONE, NEGATIVE, read_input, say, verb, with_client, write
 from clientctl.config import TXN_LINE_BYTES_MAX
 from clientctl.settings import Settings
 from clientctl.verbs_kv import TXN_LINES, show_of
@@ -54,7 +53,7 @@ def _txn(settings: Settings, interactive: bool) -> int:
 
 
 def _read_line() -> str:
-    line = sys.stdin.buffer.readline(TXN_LINE_BYTES_MAX + 1)
+    line = read_input(lambda stream: stream.readline(TXN_LINE_BYTES_MAX + 1))
     if len(line) > TXN_LINE_BYTES_MAX:
         raise click.UsageError(f"a line has more than {TXN_LINE_BYTES_MAX} bytes")
     return line.decode("utf-8", "surrogateescape")

@@ -312,6 +312,23 @@ def test_a_bad_config_file_is_named(
     assert str(file) in clientctl.stderr
 
 
+@pytest.mark.parametrize(
+    ("shell", "status", "complaint"),
+    [
+        ("{clientctl} version | true; exit ${{PIPESTATUS[0]}}", 0, ""),
+        ("{clientctl} version > /dev/full", 2, "No space left on device"),
+        ("{clientctl} version >&-", 2, "standard output is closed"),
+        ("{clientctl} put k <&-", 2, "standard input is closed"),
+    ],
+)
+def test_streams_that_do_not_work(shell: str, status: int, complaint: str) -> None:
+    command = shell.format(clientctl=f"{sys.executable} -m clientctl.main")
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_help_needs_neither_trio_nor_grpc() -> None:
     """Start-up time is part of the command's manners."""
     program = (
