@@ -41,7 +41,13 @@ DEADLINE_MARGIN_S: Final = 0.02
 """Waiting ends this much before the caller's deadline, so that the answer still reaches it."""
 MAX_REPLY_BYTES: Final = 256 * KIB
 MAX_GATHERED_BYTES: Final = 16 * MIB
-"""Results waiting on one session stream; above it the stream's commands are no longer read."""
+"""Results waiting on one session stream; above it nothing more is taken from the stream."""
+RESULT_OVERHEAD_BYTES: Final = 64
+"""What a result costs beside its body and text."""
+MAX_STREAM_READS: Final = 4_096
+"""Reads of one session stream that are not answered yet; above it nothing more is taken from the stream."""
+MAX_STREAM_SESSIONS: Final = 10_000
+"""Sessions of one session stream whose acknowledgements are remembered."""
 TABLE_HEARTBEAT_S: Final = 0.1
 SHUTDOWN_TRANSFER_S: Final = 1.0
 SHUTDOWN_DRAIN_S: Final = 2.0
