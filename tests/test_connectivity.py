@@ -1,7 +1,8 @@
-"""Which cut networks a cluster survives: a majority that is wholly connected must elect one leader and keep it.
+"""Which cut networks a cluster survives: a majority that is wholly connected must elect one leader and
+keep it.
 
-Hazards 14–16: partial partitions, bridges and chains, in which naive Rafts depose one leader after another. Nothing
-heals here; `tests.simulation` supplies the cluster, and checks safety in every graph.
+Hazards 14–16: partial partitions, bridges and chains, in which naive Rafts depose one leader after
+another. Nothing heals here; `tests.simulation` supplies the cluster, and checks safety in every graph.
 """
 
 from collections.abc import Iterator

@@ -14,7 +14,7 @@ import pytest
 
 from tests.scripts.runner import Script
 from tests.simulation.campaign import STEPS, HistoryFailed, run_seed, run_seeds, script
-from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.mutants import MUTANTS, Mutant, TakesAHeartbeatReplyForAMatch
 
 CHUNKS = 8
 SEEDS_PER_CHUNK = 256
@@ -57,6 +57,16 @@ def test_a_history_replays_as_a_script(seed: int) -> None:
     replay = Script()
     replay.run(script(simulation))
     assert replay.state() == simulation.state()
+
+
+def test_a_failure_says_how_to_replay_it() -> None:
+    """Its seed, and its last steps as commands of a script."""
+    with pytest.raises(HistoryFailed) as failure:
+        run_seed(10_000, make_raft=TakesAHeartbeatReplyForAMatch)
+    lines = str(failure.value).splitlines()
+    assert lines[0].startswith("Violation: Match: ")
+    assert any("python -m tests.simulation --seed 10000 " in line for line in lines)
+    assert lines[-1].startswith("> ")
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 LIVENESS_TIMEOUTS = 60
 """Within so many election timeouts the cluster must serve again; a long backlog may take longer while it
 shrinks."""
+ELECTIONS = 5
+"""So many leaders, at most, until one stays."""
 EVENTS_BETWEEN_LOOKS = 10
 
 
@@ -24,6 +26,7 @@ def converge(simulation: "Simulation") -> None:
     simulation.calm_down()
     processes = list(simulation.processes.values())
     patience = LIVENESS_TIMEOUTS * simulation.mix.election_timeout_ticks * TICK
+    elections_max = simulation.marks["elections"] + ELECTIONS
     progress, deadline = 0, simulation.now + patience
     proposed: tuple[int, int] | None = None
     served: dict[int, int] | None = None
@@ -38,11 +41,11 @@ def converge(simulation: "Simulation") -> None:
                 break
         for _ in range(EVENTS_BETWEEN_LOOKS):
             simulation.next()
-        applied = sum(process.node.applied_index for process in processes)
-        if applied > progress:
-            progress, deadline = applied, simulation.now + patience
+        require(simulation.marks["elections"] <= elections_max, "Liveness", "one leader follows another")
+        if _progress(processes) > progress:
+            progress, deadline = _progress(processes), simulation.now + patience
         elif simulation.now > deadline:
-            raise Violation(f"Liveness: nothing was applied for {LIVENESS_TIMEOUTS} election timeouts")
+            raise Violation(f"Liveness: no progress for {LIVENESS_TIMEOUTS} election timeouts")
     digests = {process.node.digest for process in processes}
     require(len(digests) == 1, "State Machine Safety", "replicas differ at the end")
 
@@ -55,6 +58,11 @@ def _undisputed_leader(simulation: "Simulation") -> "Process | None":
         return None
     process = simulation.processes[first.leader]
     return process if process.node.core.role is Role.LEADER else None
+
+
+def _progress(processes: "list[Process]") -> int:
+    """Grows while a backlog is replicated and applied; elections alone are bounded apart from it."""
+    return sum(len(process.node.disk.log) + process.node.applied_index for process in processes)
 
 
 def _propose(simulation: "Simulation", leader: "Process") -> tuple[int, int] | None:

@@ -52,6 +52,7 @@ class Mix:
     apply_delay: int
     lazy_turns: float
     single_ticks: bool
+    ticks_first: bool
     max_pending_reads: int
     client_gap: int
     burst_max: int
@@ -91,6 +92,7 @@ def draw(random: Random, node_count: int | None = None) -> Mix:
         lazy_turns=random.choice((0.0, 0.0, 0.1, 0.5)),
         single_ticks=chance() < 0.1,
         max_pending_reads=random.choice((2, 1000, 1000)),
+        ticks_first=chance() < 0.5,
         client_gap=random.choice((80, 250, 800)),
         burst_max=random.choice((1, 1, 3, 12)),
         read_share=random.choice((0.1, 0.4, 0.8)),

@@ -25,7 +25,7 @@ from raftd.core.replica import Replica
 class Mutant(Raft):
     """The real core, into which a subclass puts broken parts."""
 
-    seeds_max: ClassVar[int] = 5
+    seeds_max: ClassVar[int] = 60
     focus: ClassVar[Mapping[str, Any]] = {}
     """What its histories must have for the bug to show often."""
     leader_class: ClassVar[type[Leader]] = Leader
@@ -74,7 +74,7 @@ class _CountsPriorTerms(Leader):
 class CommitsPriorTermsByCounting(Mutant):
     """Hazard 20, Figure 8."""
 
-    seeds_max = 40
+    seeds_max = 150
     leader_class = _CountsPriorTerms
 
 
@@ -120,7 +120,7 @@ class RepliesBeforeItsWrite(Mutant):
 class VotesTwiceInATerm(Mutant):
     """Hazard 5."""
 
-    seeds_max = 20
+    seeds_max = 150
 
     def _on_request_vote(self, sender: int, message: RequestVote) -> None:
         replica = self._replica
@@ -133,7 +133,7 @@ class VotesTwiceInATerm(Mutant):
 class ForgetsItsVoteWhenItStepsDown(Mutant):
     """Hazard 3: within the term."""
 
-    seeds_max = 20
+    seeds_max = 150
 
     def _become_follower(self, term: int, leader: int | None, wait_ticks: int | None = None) -> None:
         super()._become_follower(term, leader, wait_ticks)
@@ -150,14 +150,14 @@ class _TrustsAnyLog(Log):
 class VotesForAStaleLog(Mutant):
     """§5.4.1."""
 
-    seeds_max = 40
+    seeds_max = 150
     log_class = _TrustsAnyLog
 
 
 class WinsByAMinority(Mutant):
     """Election Safety: one vote beside its own suffices, whatever the size of the cluster."""
 
-    seeds_max = 20
+    seeds_max = 150
 
     def _on_request_vote_reply(self, candidate: Candidate, sender: int, message: RequestVoteReply) -> None:
         if message.granted:
@@ -176,7 +176,7 @@ class _ServesAtOnce(Leader):
 class ServesReadsWithoutARound(Mutant):
     """Hazard 38: a leader that was replaced answers from its own state."""
 
-    seeds_max = 40
+    seeds_max = 150
     leader_class = _ServesAtOnce
 
 
@@ -190,7 +190,7 @@ class _ServesBeforeNoop(Leader):
 class ServesReadsBeforeItsNoop(Mutant):
     """Hazard 36."""
 
-    seeds_max = 40
+    seeds_max = 150
     leader_class = _ServesBeforeNoop
 
 
@@ -204,7 +204,7 @@ class _TakesAnyRound(Leader):
 class TakesALateAnswerForTheNewestRound(Mutant):
     """Hazard 37: it takes an answer from before the leader was replaced, and a read in just that moment."""
 
-    seeds_max = 250
+    seeds_max = 500
     focus: ClassVar[Mapping[str, Any]] = {
         "faults": ("depose leader",),
         "election_timeout_ticks": 60,
@@ -296,7 +296,7 @@ class FollowerCommitsItsWholeLog(Mutant):
 class TrustsItsLogAfterARestart(Mutant):
     """Hazard 39: takes all that is on its disk for committed."""
 
-    seeds_max = 20
+    seeds_max = 150
 
     def __init__(
         self,
@@ -325,7 +325,7 @@ class _NeverAsksAgain(Leader):
 class NeverRepeatsALostAppend(Mutant):
     """Liveness: one lost message and the follower is forgotten."""
 
-    seeds_max = 20
+    seeds_max = 150
     leader_class = _NeverAsksAgain
 
 

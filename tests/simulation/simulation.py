@@ -214,9 +214,11 @@ class Simulation:
         elif process.paused_until > self.now:
             self._at(process.paused_until, self._deliver, receiver, number, sender, message, epoch)
         elif self.network.arrives(sender, receiver, epoch):
-            self.advance_clock(process)
+            if self.mix.ticks_first:
+                self.advance_clock(process)
             self.journal.record(("deliver", receiver, number, sender, message))
             process.node.receive(sender, message)
+            self.advance_clock(process)
             self.stepped(process)
 
     def _start_write(self, process: Process) -> None:
