@@ -4,7 +4,7 @@ machine.
 A verified fake: what these nodes answer to a request is what raftd's `StateMachine` answers.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +72,11 @@ class Node:
     writes: int = 0
     reads: int = 0
     streams: list[InMemoryStream] = field(default_factory=list)
+    latency_s: Callable[[], float] | None = None
+
+    async def pause(self) -> None:
+        if self.latency_s is not None:
+            await trio.sleep(self.latency_s())
 
     def break_streams(self) -> None:
         for stream in self.streams:
@@ -88,7 +93,9 @@ class Node:
         try:
             while True:
                 for request in await stream.receive_all():
+                    await self.pause()
                     reply = self.answer(request)
+                    await self.pause()
                     if not self.silent:
                         await stream.send(reply)
         except (StreamEnded, Status):
