@@ -164,11 +164,20 @@ class NodeConfiguration(Configuration):
             for address in urls:
                 if urls.count(address) > 1:
                     raise ConfigurationError(f"{flag} names {address} twice; name it once")
-        for address in self.listen_client_urls:
-            if address in self.listen_peer_urls and urlsplit(address).port:
-                raise ConfigurationError(
-                    f"--listen-client-urls and --listen-peer-urls are both {address}; give each its own port"
-                )
+        for for_clients, for_peers, client_urls, peer_urls in (
+            ("--listen-client-urls", "--listen-peer-urls", self.listen_client_urls, self.listen_peer_urls),
+            (
+                "--advertise-client-urls",
+                "--initial-advertise-peer-urls",
+                self.advertise_client_urls,
+                self.peer_urls,
+            ),
+        ):
+            for address in client_urls:
+                if address in peer_urls and urlsplit(address).port:
+                    raise ConfigurationError(
+                        f"{for_clients} and {for_peers} are both {address}; give each its own port"
+                    )
         for flag, urls in (
             ("--advertise-client-urls", self.client_urls),
             ("--initial-advertise-peer-urls", self.peer_urls),
