@@ -23,7 +23,7 @@ QUIET = {
     "stragglers": 0.0,
     "delay_min": 2,
     "delay_max": 80,
-    "sync_min": 5,
+    "sync_min": 40,
     "sync_max": 40,
     "apply_delay": 0,
     "lazy_turns": 0.0,
@@ -121,3 +121,30 @@ def test_five_nodes_in_every_shape(leader: int) -> None:
     for seed, shape in enumerate(shapes):
         if has_connected_majority(shape, 5):
             require_stable_leader(shape, leader, 5, seed)
+
+
+@pytest.mark.parametrize("node_count", [3, 5])
+@pytest.mark.parametrize("leader", [1, 2, 3])
+@pytest.mark.parametrize("victim", [1, 2, 3])
+def test_one_hung_disk_stops_nobody(node_count: int, leader: int, victim: int) -> None:
+    """Hazard 18: a leader that can no longer write gives way, a follower is done without."""
+    simulation = cluster_led_by(leader, node_count, seed=victim)
+    simulation.slow_disk(victim, factor=10**6, duration=10**9)
+    run_for(simulation, 10 * TIMEOUT)
+    elections, acknowledged = simulation.marks["elections"], simulation.marks["acknowledged"]
+    run_for(simulation, 10 * TIMEOUT)
+    assert simulation.marks["acknowledged"] > acknowledged, f"no writes: {simulation.state()}"
+    assert simulation.marks["elections"] == elections, f"no peace: {simulation.state()}"
+    assert simulation.nodes[victim].core.role is not Role.LEADER, simulation.state()
+
+
+@pytest.mark.parametrize("leader", [1, 2, 3])
+def test_disks_that_are_slow_everywhere_depose_nobody(leader: int) -> None:
+    """DESIGN, "Slow disk": a sync of an election timeout and more, but the same for all."""
+    simulation = cluster_led_by(leader, 3, seed=leader)
+    for node_id in simulation.voters:
+        simulation.slow_disk(node_id, factor=60, duration=10**9)
+    elections, acknowledged = simulation.marks["elections"], simulation.marks["acknowledged"]
+    run_for(simulation, 40 * TIMEOUT)
+    assert simulation.marks["acknowledged"] > acknowledged, f"no writes: {simulation.state()}"
+    assert simulation.marks["elections"] == elections, f"deposed: {simulation.state()}"

@@ -21,6 +21,9 @@ class RaftConfig:
     election_timeout_ticks: int = 60
     """Randomised for each wait in [T, 2T). Also the age at which a leader without a majority gives up
     (CheckQuorum), a sync counts as overdue and a leadership transfer is aborted."""
+    hung_sync_timeouts: int = 4
+    """A leader's sync that has lasted so many election timeouts, while a majority is ahead, is taken to
+    hang."""
     fast_election_ticks: tuple[int, int] = (1, 8)
     """Wait before the PreVote that follows a broken leader stream, and before the first retry of a split
     vote."""

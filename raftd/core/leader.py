@@ -291,10 +291,19 @@ class Leader:
         return self._replica.now - progress.last_contact < self._replica.config.election_timeout_ticks
 
     def _is_overtaken(self) -> bool:
-        """Whether a majority, without this node, holds on disk what this node does not (hazard 18)."""
-        durable_index = self._replica.log.durable_index
-        ahead = sum(progress.match_index > durable_index for progress in self.progress.values())
-        return ahead >= majority(len(self._replica.config.voters))
+        """Whether a majority, without this node, has a disk that works where this node's does not (hazard
+        18).
+
+        Entries beyond the sync under way prove it: others began to write them later and are done. That they
+        hold what this sync is to bring proves less, for theirs may have begun before; so where all disks are
+        slow, that must last longer.
+        """
+        replica, config = self._replica, self._replica.config
+        hung_ticks = config.hung_sync_timeouts * config.election_timeout_ticks
+        is_hung = replica.sync_age_ticks() >= hung_ticks
+        reached = replica.log.durable_index if is_hung else replica.syncing_index
+        ahead = sum(progress.match_index > reached for progress in self.progress.values())
+        return ahead >= majority(len(config.voters))
 
     def next_due_tick(self) -> int:
         """Heartbeats come often enough for every other check."""

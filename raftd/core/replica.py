@@ -22,7 +22,6 @@ class _Write:
     term: int
     durable_index: int
     hard_state: HardState
-    started_tick: int
 
 
 class Replica:
@@ -35,6 +34,7 @@ class Replica:
     __slots__ = (
         "_messages",
         "_messages_after_write",
+        "_sync_started_tick",
         "_writes",
         "config",
         "durable_hard_state",
@@ -47,6 +47,7 @@ class Replica:
         "peers",
         "random",
         "reads",
+        "syncing_index",
         "writing_hard_state",
     )
 
@@ -61,6 +62,9 @@ class Replica:
         self.writing_hard_state = hard_state
         self.durable_hard_state = hard_state
         self._writes: deque[_Write] = deque()
+        self._sync_started_tick = 0
+        self.syncing_index = 0
+        """The last entry of the sync under way, while there is one."""
         self._messages: list[Envelope] = []
         self._messages_after_write: list[Envelope] = []
         self.reads: list[ReadState] = []
@@ -128,7 +132,9 @@ class Replica:
         entries = self.log.take_unwritten()
         if changed or entries:
             index, term = (entries[-1].index, entries[-1].term) if entries else (0, 0)
-            self._writes.append(_Write(index, term, index, self.hard_state, self.now))
+            self._writes.append(_Write(index, term, index, self.hard_state))
+            if len(self._writes) == 1:
+                self._begin_sync()
         self.writing_hard_state = self.hard_state
         return (self.hard_state if changed else None), entries
 
@@ -148,10 +154,19 @@ class Replica:
             self.log.mark_durable(write.durable_index)
             self.durable_hard_state = write.hard_state
             if write.index == index and write.term == term:
-                return
+                break
+        if self._writes:
+            self._begin_sync()
+
+    def _begin_sync(self) -> None:
+        """Group commit: what was asked for by the end of one sync goes into the next."""
+        self._sync_started_tick = self.now
+        self.syncing_index = self.log.writing_index
+
+    def sync_age_ticks(self) -> int:
+        """How long the sync under way has lasted; 0 when there is none."""
+        return self.now - self._sync_started_tick if self._writes else 0
 
     def is_sync_overdue(self) -> bool:
-        """Whether the oldest write under way has lasted longer than an election timeout (hazard 18)."""
-        if not self._writes:
-            return False
-        return self.now - self._writes[0].started_tick >= self.config.election_timeout_ticks
+        """Whether the sync under way has lasted an election timeout (hazard 18)."""
+        return self.sync_age_ticks() >= self.config.election_timeout_ticks
