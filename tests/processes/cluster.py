@@ -120,6 +120,17 @@ class LocalCluster:
         for pid in pids:
             await until_dead(pid)
 
+    async def terminate(self, name: str) -> int:
+        """SIGTERM; the exit status."""
+        pid = self.process(name).pid
+        await self.kill(name, sent=signal.SIGTERM)
+        for child in self._restarted:
+            if child.pid == pid:
+                return await process.wait(child)
+        ending = f"{name} (pid {pid}) ended with status "
+        await until_text(self.launcher_log, f"{ending}")
+        return int(self.launcher_log.read_text().split(ending)[1].split(";")[0])
+
     async def restart(self, *names: str, prefix: Sequence[str] = (), wait: bool = True) -> None:
         """Start dead processes again, by `prefix` where given, and wait until they serve."""
         for name in names:
