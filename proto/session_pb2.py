@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13proto/session.proto\x12\rraftd.session\"T\n\x07Request\x12%\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x14.raftd.session.Batch\x12\"\n\x05reads\x18\x02 \x03(\x0b\x32\x13.raftd.session.Read\"]\n\x05\x42\x61tch\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x19\n\x11\x66irst_outstanding\x18\x02 \x01(\x04\x12(\n\x08\x63ommands\x18\x03 \x03(\x0b\x32\x16.raftd.session.Command\"\xda\x01\n\x07\x43ommand\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.raftd.session.Command.Kind\x12\x14\n\x0cremaining_ms\x18\x03 \x01(\r\x12\x0f\n\x07request\x18\x04 \x01(\x0c\"k\n\x04Kind\x12\x08\n\x04NONE\x10\x00\x12\x07\n\x03PUT\x10\x01\x12\x10\n\x0c\x44\x45LETE_RANGE\x10\x02\x12\x07\n\x03TXN\x10\x03\x12\x0b\n\x07\x43OMPACT\x10\x04\x12\x0c\n\x08REGISTER\x10\x05\x12\t\n\x05\x43LOSE\x10\x06\x12\x0f\n\x0b\x41\x43KNOWLEDGE\x10\x07\"\x1d\n\nRegistered\x12\x0f\n\x07session\x18\x01 \x01(\x04\"\\\n\x04Read\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x14\n\x0cremaining_ms\x18\x02 \x01(\r\x12\x0f\n\x07request\x18\x03 \x01(\x0c\x12\x0b\n\x03txn\x18\x04 \x01(\x08\x12\x14\n\x0cmin_revision\x18\x05 \x01(\x03\"\x8e\x01\n\x05Reply\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.raftd.session.Result\x12/\n\x0cread_results\x18\x02 \x03(\x0b\x32\x19.raftd.session.ReadResult\x12,\n\nnot_leader\x18\x03 \x01(\x0b\x32\x18.raftd.session.NotLeader\"\xcd\x01\n\x06Result\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x03 \x01(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\x12.\n\x07outcome\x18\x06 \x01(\x0e\x32\x1d.raftd.session.Result.Outcome\"F\n\x07Outcome\x12\x0b\n\x07\x44\x45\x43IDED\x10\x00\x12\x0c\n\x08NOT_DONE\x10\x01\x12\x0b\n\x07UNKNOWN\x10\x02\x12\x13\n\x0fSESSION_EXPIRED\x10\x03\"B\n\nReadResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\">\n\tNotLeader\x12\x0e\n\x06leader\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x13\n\x0b\x63lient_urls\x18\x03 \x03(\t2E\n\x07Session\x12:\n\x06Stream\x12\x16.raftd.session.Request\x1a\x14.raftd.session.Reply(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13proto/session.proto\x12\rraftd.session\"T\n\x07Request\x12%\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x14.raftd.session.Batch\x12\"\n\x05reads\x18\x02 \x03(\x0b\x32\x13.raftd.session.Read\"]\n\x05\x42\x61tch\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x19\n\x11\x66irst_outstanding\x18\x02 \x01(\x04\x12(\n\x08\x63ommands\x18\x03 \x03(\x0b\x32\x16.raftd.session.Command\"\xa2\x02\n\x07\x43ommand\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.raftd.session.Command.Kind\x12\x14\n\x0cremaining_ms\x18\x03 \x01(\r\x12\x0f\n\x07request\x18\x04 \x01(\x0c\"\xb2\x01\n\x04Kind\x12\x08\n\x04NONE\x10\x00\x12\x07\n\x03PUT\x10\x01\x12\x10\n\x0c\x44\x45LETE_RANGE\x10\x02\x12\x07\n\x03TXN\x10\x03\x12\x0b\n\x07\x43OMPACT\x10\x04\x12\x0c\n\x08REGISTER\x10\x05\x12\t\n\x05\x43LOSE\x10\x06\x12\x0f\n\x0b\x41\x43KNOWLEDGE\x10\x07\x12\x0f\n\x0bLEASE_GRANT\x10\x08\x12\x10\n\x0cLEASE_REVOKE\x10\t\x12\x10\n\x0cLEASE_EXPIRE\x10\n\x12\x10\n\x0c\x43OMPACT_STEP\x10\x0b\"\x1d\n\nRegistered\x12\x0f\n\x07session\x18\x01 \x01(\x04\"q\n\x0bLeaseExpiry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x30\n\x06leases\x18\x02 \x03(\x0b\x32 .raftd.session.LeaseExpiry.Lease\x1a\"\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05grant\x18\x02 \x01(\x04\"\\\n\x04Read\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x14\n\x0cremaining_ms\x18\x02 \x01(\r\x12\x0f\n\x07request\x18\x03 \x01(\x0c\x12\x0b\n\x03txn\x18\x04 \x01(\x08\x12\x14\n\x0cmin_revision\x18\x05 \x01(\x03\"\x8e\x01\n\x05Reply\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.raftd.session.Result\x12/\n\x0cread_results\x18\x02 \x03(\x0b\x32\x19.raftd.session.ReadResult\x12,\n\nnot_leader\x18\x03 \x01(\x0b\x32\x18.raftd.session.NotLeader\"\xcd\x01\n\x06Result\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x03 \x01(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\x12.\n\x07outcome\x18\x06 \x01(\x0e\x32\x1d.raftd.session.Result.Outcome\"F\n\x07Outcome\x12\x0b\n\x07\x44\x45\x43IDED\x10\x00\x12\x0c\n\x08NOT_DONE\x10\x01\x12\x0b\n\x07UNKNOWN\x10\x02\x12\x13\n\x0fSESSION_EXPIRED\x10\x03\"B\n\nReadResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\">\n\tNotLeader\x12\x0e\n\x06leader\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x13\n\x0b\x63lient_urls\x18\x03 \x03(\t2E\n\x07Session\x12:\n\x06Stream\x12\x16.raftd.session.Request\x1a\x14.raftd.session.Reply(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,23 +36,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCH']._serialized_start=124
   _globals['_BATCH']._serialized_end=217
   _globals['_COMMAND']._serialized_start=220
-  _globals['_COMMAND']._serialized_end=438
-  _globals['_COMMAND_KIND']._serialized_start=331
-  _globals['_COMMAND_KIND']._serialized_end=438
-  _globals['_REGISTERED']._serialized_start=440
-  _globals['_REGISTERED']._serialized_end=469
-  _globals['_READ']._serialized_start=471
-  _globals['_READ']._serialized_end=563
-  _globals['_REPLY']._serialized_start=566
-  _globals['_REPLY']._serialized_end=708
-  _globals['_RESULT']._serialized_start=711
-  _globals['_RESULT']._serialized_end=916
-  _globals['_RESULT_OUTCOME']._serialized_start=846
-  _globals['_RESULT_OUTCOME']._serialized_end=916
-  _globals['_READRESULT']._serialized_start=918
-  _globals['_READRESULT']._serialized_end=984
-  _globals['_NOTLEADER']._serialized_start=986
-  _globals['_NOTLEADER']._serialized_end=1048
-  _globals['_SESSION']._serialized_start=1050
-  _globals['_SESSION']._serialized_end=1119
+  _globals['_COMMAND']._serialized_end=510
+  _globals['_COMMAND_KIND']._serialized_start=332
+  _globals['_COMMAND_KIND']._serialized_end=510
+  _globals['_REGISTERED']._serialized_start=512
+  _globals['_REGISTERED']._serialized_end=541
+  _globals['_LEASEEXPIRY']._serialized_start=543
+  _globals['_LEASEEXPIRY']._serialized_end=656
+  _globals['_LEASEEXPIRY_LEASE']._serialized_start=622
+  _globals['_LEASEEXPIRY_LEASE']._serialized_end=656
+  _globals['_READ']._serialized_start=658
+  _globals['_READ']._serialized_end=750
+  _globals['_REPLY']._serialized_start=753
+  _globals['_REPLY']._serialized_end=895
+  _globals['_RESULT']._serialized_start=898
+  _globals['_RESULT']._serialized_end=1103
+  _globals['_RESULT_OUTCOME']._serialized_start=1033
+  _globals['_RESULT_OUTCOME']._serialized_end=1103
+  _globals['_READRESULT']._serialized_start=1105
+  _globals['_READRESULT']._serialized_end=1171
+  _globals['_NOTLEADER']._serialized_start=1173
+  _globals['_NOTLEADER']._serialized_end=1235
+  _globals['_SESSION']._serialized_start=1237
+  _globals['_SESSION']._serialized_end=1306
 # @@protoc_insertion_point(module_scope)

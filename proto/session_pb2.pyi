@@ -99,6 +99,13 @@ class Command(_message.Message):
         """Request: empty. Ends the session."""
         ACKNOWLEDGE: Command._Kind.ValueType  # 7
         """Request: empty. Keeps `first_outstanding` alone; raftd writes it into the log in front of a batch."""
+        LEASE_GRANT: Command._Kind.ValueType  # 8
+        """The request's ID is set: the node that receives a client's 0 chooses one."""
+        LEASE_REVOKE: Command._Kind.ValueType  # 9
+        LEASE_EXPIRE: Command._Kind.ValueType  # 10
+        """Written by the leader alone. Request: LeaseExpiry."""
+        COMPACT_STEP: Command._Kind.ValueType  # 11
+        """Written by the leader alone. Request: empty. Goes on with a compaction."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     NONE: Command.Kind.ValueType  # 0
@@ -112,6 +119,13 @@ class Command(_message.Message):
     """Request: empty. Ends the session."""
     ACKNOWLEDGE: Command.Kind.ValueType  # 7
     """Request: empty. Keeps `first_outstanding` alone; raftd writes it into the log in front of a batch."""
+    LEASE_GRANT: Command.Kind.ValueType  # 8
+    """The request's ID is set: the node that receives a client's 0 chooses one."""
+    LEASE_REVOKE: Command.Kind.ValueType  # 9
+    LEASE_EXPIRE: Command.Kind.ValueType  # 10
+    """Written by the leader alone. Request: LeaseExpiry."""
+    COMPACT_STEP: Command.Kind.ValueType  # 11
+    """Written by the leader alone. Request: empty. Goes on with a compaction."""
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
@@ -157,6 +171,52 @@ class Registered(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Registered: _TypeAlias = Registered  # noqa: Y015
+
+@_typing.final
+class LeaseExpiry(_message.Message):
+    """Leases whose time is over, as the leader of `term` says. Void in an entry of any other term."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Lease(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ID_FIELD_NUMBER: _builtins.int
+        GRANT_FIELD_NUMBER: _builtins.int
+        id: _builtins.int
+        grant: _builtins.int
+        """Which grant of this id: one that was revoked and granted anew meanwhile has all its time left."""
+        def __init__(
+            self,
+            *,
+            id: _builtins.int = ...,
+            grant: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "id", b"id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TERM_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseExpiry.Lease]: ...
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        leases: _abc.Iterable[Global___LeaseExpiry.Lease] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseExpiry: _TypeAlias = LeaseExpiry  # noqa: Y015
 
 @_typing.final
 class Read(_message.Message):

@@ -22,11 +22,11 @@ from raftd.core.messages import Entry, EntryKind, Envelope, Message
 from raftd.core.raft import Raft
 from raftd.core.ready import LogRead, Ready, Role, SoftState
 from raftd.kv import StateMachine
-from raftd.kv.command import decode_payload
+from raftd.kv.command import Applied, decode_payload
 from raftd.proposals import Proposals, Submission
 from raftd.reads import Read, Reads
 from raftd.store import Recovered, Store, WriteJob, WriteTransaction
-from raftd.writing import Applied, NodeWriter, Report, StartWriter
+from raftd.writing import NodeWriter, Report, StartWriter
 
 log = structlog.get_logger()
 
@@ -247,8 +247,7 @@ class Node:
 
     def _apply(self, transaction: WriteTransaction, entry: Entry) -> Applied:
         """On the writer's thread."""
-        results = self.state_machine.apply(transaction, entry)
-        return Applied(results, self.state_machine.current_revision(transaction))
+        return self.state_machine.apply(transaction, entry)
 
     def _applied(self, entry: Entry, applied: Applied) -> None:
         self.applied_index = entry.index

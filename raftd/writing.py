@@ -1,28 +1,17 @@
-"""The writer as the node sees it: what an applied entry gives, and a writer thread whose end cannot hang
-for ever.
+"""The writer as the node sees it: a writer thread whose end cannot hang for ever.
 
 `NodeWriter` is the seam at which tests put a writer without a thread.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
 
 from raftd import config
 from raftd.core.messages import Entry
-from raftd.kv.command import Result
+from raftd.kv.command import Applied
 from raftd.store import Completion, Store, WriteJob, Writer, WriteTransaction
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """One result per command, in order, and the store's revision after them."""
-
-    results: Sequence[Result]
-    revision: int
-
 
 Report = Completion[Applied] | Exception
 Apply = Callable[[WriteTransaction, Entry], Applied]

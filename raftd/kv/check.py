@@ -15,6 +15,7 @@ from proto.errors import (
     KEY_NOT_FOUND,
     KEY_NOT_PROVIDED,
     LEASE_PROVIDED,
+    LEASE_TTL_TOO_LARGE,
     REQUEST_TOO_LARGE,
     TOO_MANY_OPERATIONS,
     VALUE_PROVIDED,
@@ -50,6 +51,13 @@ def check_txn(request: rpc_pb2.TxnRequest, limits: Limits = LIMITS) -> None:
     _check_overlaps(request.failure)
     if not is_read_only(request):
         check_size(request.ByteSize(), limits)
+
+
+def check_lease_grant(request: rpc_pb2.LeaseGrantRequest, limits: Limits = LIMITS) -> None:
+    """A TTL below the minimum, be it negative, is no error: it is raised."""
+    if limits.max_lease_ttl_s < request.TTL:
+        raise Status(*LEASE_TTL_TOO_LARGE)
+    check_size(request.ByteSize(), limits)
 
 
 def check_size(request_bytes: int, limits: Limits = LIMITS) -> None:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from msgpack import UnpackException
 
+from raftd.kv.leases import LeaseChange
 from raftd.kv.limits import MAX_COMMANDS_PER_ENTRY
 from raftd.kv.records import pack, unpack
 
@@ -29,6 +30,10 @@ class Kind(IntEnum):
     REGISTER = 5
     CLOSE = 6
     ACKNOWLEDGE = 7
+    LEASE_GRANT = 8
+    LEASE_REVOKE = 9
+    LEASE_EXPIRE = 10
+    COMPACT_STEP = 11
 
 
 class Outcome(IntEnum):
@@ -76,6 +81,22 @@ class Result:
     outcome: Outcome
     session: int
     sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What one entry did: one result per command, in order, and what follows from it for the node."""
+
+    results: Sequence[Result]
+    first_revision: int
+    """The entry made the revisions from this one to `revision`; none, when it lies above that one."""
+    revision: int
+    """The store's revision after the entry."""
+    compacted_revision: int
+    compaction_pending: bool
+    """Old versions are still there: the leader proposes a COMPACT_STEP, and the next one after that."""
+    lease_changes: Sequence[LeaseChange]
+    """In order: a lease may be granted, revoked and granted again by one entry."""
 
 
 def encode_command(kind: int, session: int, sequence: int, request: bytes) -> bytes:

@@ -20,6 +20,19 @@ class Limits:
     max_txn_operations: int = 128
     """etcd's --max-txn-ops, per list of a transaction; nested transactions share what is left."""
 
+    min_lease_ttl_s: int = 2
+    """A shorter TTL is raised to it: etcd's minimum at its default election timeout. Not ours times 1.5, as
+    each node may have been given another one, and what a grant answers must not depend on that."""
+    max_lease_ttl_s: int = 9_000_000_000
+    """etcd's; more is refused."""
+    max_leases: int = 1_000_000
+    """One more is refused as "too many requests"; etcd has no such bound."""
+
+    compaction_step_rows: int = 512
+    """Old versions that one COMPACT or COMPACT_STEP command looks at: about 5 ms of the writer thread."""
+    compaction_step_bytes: int = 4 * 1024 * 1024
+    """The step ends with the version that brings the sum of those it read to this many bytes."""
+
     max_sessions: int = 10_000
     """One more evicts the session that has been idle for longest."""
     session_idle_ms: int = 600_000

@@ -7,32 +7,33 @@ itself (the node fences), an assertion (a bug). A client's mistake is a `Result`
 transaction.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
-from proto import rpc_pb2, session_pb2
-from proto.errors import FAILED_PRECONDITION, INVALID_ARGUMENT, OK, UNIMPLEMENTED, Status
+from proto import rpc_pb2
 from raftd.core.messages import Entry, EntryKind
-from raftd.kv.bodies import header_only
-from raftd.kv.check import check_delete_range, check_put, check_range, check_txn, is_read_only
-from raftd.kv.command import Command, Kind, Outcome, Result, decode_command, decode_payload
+from raftd.kv.check import check_range, check_txn, is_read_only
+from raftd.kv.command import Applied, Result, decode_command, decode_payload
+from raftd.kv.compaction import compaction_pending
+from raftd.kv.execution import Execution
 from raftd.kv.keyspace import HISTORY, KEYS
+from raftd.kv.leases import LEASE_KEYS, LEASES, Lease, LeaseChange, all_leases
+from raftd.kv.lessor import execute_leases, execute_time_to_live
 from raftd.kv.limits import LIMITS, Limits
-from raftd.kv.mvcc import REVISIONS, Store, View
+from raftd.kv.mvcc import REVISIONS, View
 from raftd.kv.ranges import execute_range
-from raftd.kv.session import RESULTS, SESSION_AGES, SESSION_UNKNOWN_TEXT, SESSIONS, SessionTable
+from raftd.kv.session import RESULTS, SESSION_AGES, SESSIONS
 from raftd.kv.state import STATE, State
 from raftd.kv.transaction import Reader, Transaction
 from raftd.kv.txn import execute_txn
-from raftd.kv.writes import check_put_alone, execute_delete_range, execute_put
 
-TABLES: Final = (KEYS, HISTORY, REVISIONS, SESSIONS, SESSION_AGES, RESULTS, STATE)
+TABLES: Final = (
+    *(KEYS, HISTORY, REVISIONS),
+    *(LEASES, LEASE_KEYS),
+    *(SESSIONS, SESSION_AGES, RESULTS),
+    STATE,
+)
 """Every table of the state machine, to be opened by the store."""
-
-MALFORMED_REQUEST_TEXT: Final = "raftd: the request is not a protobuf message of its kind"
-COMPACT_TEXT: Final = "raftd: compaction is not supported"
 
 
 class StateMachine:
@@ -40,36 +41,30 @@ class StateMachine:
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self._limits = limits
-        self._executors: dict[int, Callable[[Store, bytes], bytes]] = {
-            Kind.PUT: self._put,
-            Kind.DELETE_RANGE: self._delete_range,
-            Kind.TXN: self._txn,
-            Kind.COMPACT: self._compact,
-        }
 
-    def apply(self, transaction: Transaction, entry: Entry) -> list[Result]:
-        """Execute the entry's commands, in order; one result for each. Raises NewerFormat, and then the
-        transaction must not be committed."""
-        if entry.kind is not EntryKind.COMMANDS:
-            return []
-        cluster_time_ms, encoded = decode_payload(entry.payload)
-        commands = [decode_command(data) for data in encoded]
+    def apply(self, transaction: Transaction, entry: Entry) -> Applied:
+        """Execute the entry's commands, in order. Raises NewerFormat, and then the transaction must not be
+        committed."""
         state = State.load(transaction)
-        state.cluster_time_ms = max(state.cluster_time_ms, cluster_time_ms)
-        store = Store(transaction, state)
-        sessions = SessionTable(transaction, state, self._limits)
-        sessions.expire()
-        results = []
-        for position, command in enumerate(commands):
-            if command.kind == Kind.REGISTER:
-                results.append(_register(sessions, command, entry.index << 16 | position))
-            elif command.session == 0 and command.kind in self._executors:
-                results.append(self._execute(store, command))
-            else:
-                results.append(self._in_session(store, sessions, state, command))
-        sessions.flush()
-        state.save(transaction)
-        return results
+        first_revision = state.revision + 1
+        results: list[Result] = []
+        lease_changes: Sequence[LeaseChange] = ()
+        if entry.kind is EntryKind.COMMANDS:
+            cluster_time_ms, encoded = decode_payload(entry.payload)
+            commands = [decode_command(data) for data in encoded]
+            state.cluster_time_ms = max(state.cluster_time_ms, cluster_time_ms)
+            execution = Execution(transaction, state, self._limits, entry)
+            results = execution.run(commands)
+            lease_changes = execution.lease_changes
+            state.save(transaction)
+        return Applied(
+            results,
+            first_revision,
+            state.revision,
+            state.compacted_revision,
+            compaction_pending(state),
+            lease_changes,
+        )
 
     def range(self, reader: Reader, request: rpc_pb2.RangeRequest) -> rpc_pb2.RangeResponse:
         """Serve a Range from the reader's snapshot; `header` has the revision only. Raises Status."""
@@ -82,76 +77,32 @@ class StateMachine:
         check_txn(request, self._limits)
         return execute_txn(View(reader, State.load(reader)), request)
 
+    def lease_time_to_live(
+        self, reader: Reader, request: rpc_pb2.LeaseTimeToLiveRequest
+    ) -> rpc_pb2.LeaseTimeToLiveResponse:
+        """All but the time left, `TTL`, which is the leader's to say; a lease that is not there has -1 in
+        it. `header` has the revision only."""
+        return execute_time_to_live(View(reader, State.load(reader)), request)
+
+    def lease_leases(self, reader: Reader) -> rpc_pb2.LeaseLeasesResponse:
+        """The ids of all leases; `header` has the revision only."""
+        return execute_leases(View(reader, State.load(reader)))
+
+    def leases(self, reader: Reader) -> Iterator[Lease]:
+        """What a leader counts down: it begins with these, and follows `Applied.lease_changes`."""
+        return all_leases(reader)
+
+    def compacted_revision(self, reader: Reader) -> int:
+        """-1: never compacted."""
+        return State.load(reader).compacted_revision
+
+    def compaction_pending(self, reader: Reader) -> bool:
+        """Old versions wait for their removal: the leader proposes COMPACT_STEP until this is False."""
+        return compaction_pending(State.load(reader))
+
     def current_revision(self, reader: Reader) -> int:
         return State.load(reader).revision
 
     def cluster_time_ms(self, reader: Reader) -> int:
         """The cluster time reached by the log: a new leader counts on from here."""
         return State.load(reader).cluster_time_ms
-
-    def _in_session(self, store: Store, sessions: SessionTable, state: State, command: Command) -> Result:
-        session = sessions.use(command.session)
-        if session is None:
-            return Result(
-                FAILED_PRECONDITION,
-                SESSION_UNKNOWN_TEXT,
-                b"",
-                Outcome.SESSION_EXPIRED,
-                command.session,
-                command.sequence,
-            )
-        if command.kind == Kind.ACKNOWLEDGE:
-            sessions.acknowledge(session, command.sequence)
-            return Result(OK, "", b"", Outcome.DECIDED, session.id, command.sequence)
-        if command.kind == Kind.CLOSE:
-            sessions.close(session)
-            return Result(OK, "", b"", Outcome.DECIDED, session.id, command.sequence)
-        result = sessions.answer_without_executing(session, command)
-        if result is None:
-            result = self._execute(store, command)
-            sessions.record(session, result, state.revision)
-        return result
-
-    def _execute(self, store: Store, command: Command) -> Result:
-        code, text, body = OK, "", b""
-        try:
-            body = self._executors[command.kind](store, command.request)
-        except Status as status:
-            code, text = status.code, status.text
-        except DecodeError:
-            code, text = INVALID_ARGUMENT, MALFORMED_REQUEST_TEXT
-        assert code == OK or not store.has_changes, f"{text}, after a write"
-        store.end()
-        return Result(code, text, body, Outcome.DECIDED, command.session, command.sequence)
-
-    def _put(self, store: Store, data: bytes) -> bytes:
-        request = rpc_pb2.PutRequest.FromString(data)
-        check_put(request, self._limits)
-        if not (request.lease or request.prev_kv or request.ignore_value or request.ignore_lease):
-            return header_only(store.put(request.key, request.value, 0))
-        check_put_alone(store, request)
-        response = rpc_pb2.PutResponse()
-        execute_put(store, request, response)
-        return response.SerializeToString()
-
-    def _delete_range(self, store: Store, data: bytes) -> bytes:
-        request = rpc_pb2.DeleteRangeRequest.FromString(data)
-        check_delete_range(request, self._limits)
-        response = rpc_pb2.DeleteRangeResponse()
-        execute_delete_range(store, request, response)
-        return response.SerializeToString()
-
-    def _txn(self, store: Store, data: bytes) -> bytes:
-        request = rpc_pb2.TxnRequest.FromString(data)
-        check_txn(request, self._limits)
-        return execute_txn(store, request).SerializeToString()
-
-    def _compact(self, store: Store, data: bytes) -> bytes:
-        """Compaction will raise `State.compacted_revision` here and then drop old rows, in chunks."""
-        raise Status(UNIMPLEMENTED, COMPACT_TEXT)
-
-
-def _register(sessions: SessionTable, command: Command, session_id: int) -> Result:
-    sessions.register(session_id)
-    body = session_pb2.Registered(session=session_id).SerializeToString()
-    return Result(OK, "", body, Outcome.DECIDED, 0, command.sequence)

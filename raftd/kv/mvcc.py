@@ -6,10 +6,10 @@
     revisions  main (8 bytes) + sub (8)   -> [format, key, value, create revision, version, lease], or
                                              [format, key] for a delete; the only place of a value
 
-The latest state is read through `keys`, an older one through `history`; `revisions` is the order of the
-watches to come. A write transaction has one main revision, and its changes the sub-revisions 0, 1, 2, ...
-Compaction will drop rows of `history` and `revisions` below `State.compacted_revision`, which reads already
-obey.
+The latest state is read through `keys`, an older one through `history`; `revisions` is the order in which
+watches see events. A write transaction has one main revision, and its changes the sub-revisions 0, 1, 2, ...
+Reads below `State.compacted_revision` are refused at once; `raftd.kv.compaction` drops the rows that nobody
+can ask for any more. A key put under a lease has a row in `lease_keys` (`raftd.kv.leases`) while it lives.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,15 @@ from proto import kv_pb2
 from proto.errors import COMPACTED, FUTURE_REVISION, Status
 from raftd.kv import keyspace
 from raftd.kv.keyspace import HISTORY, KEYS, REVISION_BYTES
+from raftd.kv.leases import Lease, all_leases, attach, attached, detach, find_lease
 from raftd.kv.records import pack, unpack
 from raftd.kv.state import State
 from raftd.kv.transaction import Reader, Transaction
 
 REVISIONS: Final = "revisions"
 TOMBSTONE: Final = b"t"
+TOMBSTONE_FIELDS: Final = 2
+"""How many fields a delete's record in `revisions` has: fewer than any other."""
 _FORMAT: Final = 1
 _REVISION: Final = Struct(">QQ")
 _MAIN: Final = Struct(">Q")
@@ -68,9 +71,25 @@ class View:
         physical = keyspace.find(self._reader, key)
         return physical is not None and self._reader.get(KEYS, physical) is not None
 
+    def lease_exists(self, lease_id: int) -> bool:
+        """Whether a put may name it; 0 is "none"."""
+        return lease_id == 0 or self.find_lease(lease_id) is not None
+
+    def find_lease(self, lease_id: int) -> Lease | None:
+        return find_lease(self._reader, lease_id)
+
+    def all_leases(self) -> Iterator[Lease]:
+        return all_leases(self._reader)
+
     def get(self, key: bytes) -> kv_pb2.KeyValue | None:
         """The live version of `key`."""
         for place in self._latest_of(key):
+            return self._key_value(place)
+        return None
+
+    def version_at(self, key: bytes, revision: int) -> kv_pb2.KeyValue | None:
+        """The version that was live at `revision`, which is neither compacted nor in the future."""
+        for place in self._version_of(key, revision):
             return self._key_value(place)
         return None
 
@@ -135,6 +154,18 @@ class View:
         if place is not None:
             yield place
 
+    def keys_of_lease(self, lease_id: int) -> list[bytes]:
+        """The keys attached to a lease, sorted."""
+        records = (self._reader.get(KEYS, physical) for physical in attached(self._reader, lease_id))
+        return sorted(self._key_of(record) for record in records if record is not None)
+
+    def _key_of(self, record: bytes) -> bytes:
+        """The key of a row of `keys`."""
+        revision = self._reader.get(REVISIONS, _place(record))
+        assert revision is not None, f"table {REVISIONS} lacks {_place(record).hex()}"
+        key: bytes = unpack(revision)[1]
+        return key
+
     def _key_value(self, place: bytes) -> kv_pb2.KeyValue:
         record = self._reader.get(REVISIONS, place)
         assert record is not None, f"table {REVISIONS} lacks {place.hex()}"
@@ -184,14 +215,19 @@ class Store(View):
         revision, sub = state.revision + 1, self._changes
         record = transaction.get(KEYS, physical)
         if record is None:
-            create_revision, version = revision, 1
+            create_revision, version, old_lease = revision, 1, 0
         else:
-            _, create_revision, _, _, version, _ = unpack(record)
+            _, create_revision, _, _, version, old_lease = unpack(record)
             version += 1
         place = _REVISION.pack(revision, sub)
         transaction.put(REVISIONS, place, pack((_FORMAT, key, value, create_revision, version, lease)))
         transaction.put(HISTORY, physical + place, b"")
         transaction.put(KEYS, physical, pack((_FORMAT, create_revision, revision, sub, version, lease)))
+        if lease != old_lease:
+            if old_lease:
+                detach(transaction, old_lease, physical)
+            if lease:
+                attach(transaction, lease, physical)
         self._changes += 1
         return revision
 
@@ -206,11 +242,27 @@ class Store(View):
         else:
             rows = list(keyspace.walk(transaction, KEYS, keys.start, keys.end))
         for physical, record in rows:
-            old = transaction.get(REVISIONS, _place(record))
-            assert old is not None, f"table {REVISIONS} lacks {_place(record).hex()}"
-            place = _REVISION.pack(self._state.revision + 1, self._changes)
-            transaction.put(REVISIONS, place, pack((_FORMAT, unpack(old)[1])))
-            transaction.put(HISTORY, physical + place, TOMBSTONE)
-            transaction.delete(KEYS, physical)
-            self._changes += 1
+            self._delete(physical, record, self._key_of(record))
         return len(rows)
+
+    def delete_attached(self, lease_id: int) -> int:
+        """Delete the keys of a lease, in order of the keys, all at one revision; how many."""
+        rows = []
+        for physical in attached(self._transaction, lease_id):
+            record = self._transaction.get(KEYS, physical)
+            assert record is not None, f"table {KEYS} lacks {physical.hex()} of lease {lease_id}"
+            rows.append((self._key_of(record), physical, record))
+        for key, physical, record in sorted(rows):
+            self._delete(physical, record, key)
+        return len(rows)
+
+    def _delete(self, physical: bytes, record: bytes, key: bytes) -> None:
+        transaction = self._transaction
+        place = _REVISION.pack(self._state.revision + 1, self._changes)
+        transaction.put(REVISIONS, place, pack((_FORMAT, key)))
+        transaction.put(HISTORY, physical + place, TOMBSTONE)
+        transaction.delete(KEYS, physical)
+        lease = unpack(record)[5]
+        if lease:
+            detach(transaction, lease, physical)
+        self._changes += 1

@@ -9,7 +9,8 @@ from raftd.kv.transaction import Reader, Transaction
 
 STATE: Final = "state"
 _KEY: Final = b"state"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+"""Format 1 had neither leases nor compaction: the fields from `lease_count` on were not there."""
 
 
 @dataclass(slots=True)
@@ -25,6 +26,10 @@ class State:
     session_count: int = 0
     next_expiry_ms: int = 0
     """No session can have expired before this cluster time."""
+    lease_count: int = 0
+    compaction_main: int = 0
+    compaction_sub: int = 0
+    """The place in table `revisions` where the compaction goes on (`raftd.kv.compaction`)."""
 
     @classmethod
     def load(cls, reader: Reader) -> "State":
@@ -32,7 +37,7 @@ class State:
         if record is None:
             return cls()
         fields = unpack(record)
-        if fields[0] != _FORMAT:
+        if fields[0] > _FORMAT:
             raise NewerFormat(f"table {STATE}: record of format {fields[0]}, this program knows {_FORMAT}")
         return cls(*fields[1:])
 
@@ -49,6 +54,9 @@ class State:
                     self.next_node_id,
                     self.session_count,
                     self.next_expiry_ms,
+                    self.lease_count,
+                    self.compaction_main,
+                    self.compaction_sub,
                 )
             ),
         )

@@ -10,7 +10,7 @@ from proto import kv_pb2, rpc_pb2
 from proto.errors import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND, Status
 from raftd.kv.mvcc import Interval, Store, View, interval
 from raftd.kv.ranges import execute_range
-from raftd.kv.writes import execute_delete_range, execute_put, lease_exists
+from raftd.kv.writes import execute_delete_range, execute_put
 
 _Compare = rpc_pb2.Compare
 
@@ -103,7 +103,7 @@ def _check_puts(view: View, path: _Path, deleted: list[Interval]) -> None:
                     gone = any(keys.holds(request.key) for keys in deleted)
                     if gone or not view.exists(request.key):
                         raise Status(*KEY_NOT_FOUND)
-                if not lease_exists(request.lease):
+                if not view.lease_exists(request.lease):
                     raise Status(*LEASE_NOT_FOUND)
             case "request_delete_range":
                 delete = operation.request_delete_range

@@ -5,14 +5,9 @@ from proto.errors import KEY_NOT_FOUND, LEASE_NOT_FOUND, Status
 from raftd.kv.mvcc import Store
 
 
-def lease_exists(lease: int) -> bool:
-    """Whether a put may name `lease`: 0 is "none", and there are no others while leases are not granted."""
-    return lease == 0
-
-
 def check_put_alone(store: Store, request: rpc_pb2.PutRequest) -> None:
     """etcd looks for the lease first here, and for the key first inside a transaction."""
-    if not lease_exists(request.lease):
+    if not store.lease_exists(request.lease):
         raise Status(*LEASE_NOT_FOUND)
     if (request.ignore_value or request.ignore_lease) and not store.exists(request.key):
         raise Status(*KEY_NOT_FOUND)

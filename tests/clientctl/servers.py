@@ -39,7 +39,7 @@ class Store:
             commands.append(encode_command(Command.ACKNOWLEDGE, session, first_outstanding, b""))
         self.index += 1
         entry = Entry(self.index, TERM, EntryKind.COMMANDS, encode_payload(0, commands))
-        result = self.machine.apply(self.transaction, entry)[0]
+        result = self.machine.apply(self.transaction, entry).results[0]
         return Result(
             session=session,
             sequence=command.sequence,

@@ -31,7 +31,8 @@ class Replica:
 
     def apply_entry(self, entry: Entry) -> list[Result]:
         self.log.append(entry)
-        return self.machine.apply(self.transaction, entry)
+        self.applied = self.machine.apply(self.transaction, entry)
+        return list(self.applied.results)
 
     def tables(self) -> dict[str, dict[bytes, bytes]]:
         return self.transaction.snapshot()

@@ -75,7 +75,7 @@ def test_a_newer_entry_stops_the_node() -> None:
                 (),
                 (1, 0, 0),
                 (0, 0, 0, b""),
-                (8, 0, 0, b""),
+                (99, 0, 0, b""),
                 (1, -1, 0, b""),
                 (1, 0, -1, b""),
                 (1, 0.0, 0, b""),
@@ -133,13 +133,6 @@ def test_bytes_that_are_no_request_are_refused_by_their_result() -> None:
         (3, Outcome.DECIDED),
     ]
     assert rpc_pb2.PutResponse.FromString(results[2].body).header.revision == 2
-
-
-def test_compaction_is_not_there() -> None:
-    replica = Replica()
-    request = rpc_pb2.CompactionRequest(revision=1).SerializeToString()
-    (result,) = replica.apply((Kind.COMPACT, 0, 0, request))
-    assert (result.code, result.text) == (12, "raftd: compaction is not supported")
 
 
 @pytest.mark.parametrize("revision", [1, 2, 127, 128, 16_383, 16_384, (1 << 63) - 1])

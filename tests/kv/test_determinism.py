@@ -75,7 +75,8 @@ def digest_on_lmdb(seed: int, directory: Path, entries_per_commit: int) -> str:
         for begin in range(0, len(log), entries_per_commit):
             transaction = store.begin_write()
             results += [
-                machine.apply(transaction, entry) for entry in log[begin : begin + entries_per_commit]
+                list(machine.apply(transaction, entry).results)
+                for entry in log[begin : begin + entries_per_commit]
             ]
             store.commit(transaction)
         with store.read() as reader:

@@ -15,11 +15,11 @@ import trio
 from raftd.core.config import RaftConfig
 from raftd.core.messages import Entry, Envelope
 from raftd.kv import TABLES, StateMachine
-from raftd.kv.command import Result, encode_command
+from raftd.kv.command import Applied, Result, encode_command
 from raftd.node import Node
 from raftd.proposals import Refusal, Submission
 from raftd.store import Completion, Member, Store, WriteJob, form_cluster
-from raftd.writing import Applied, Apply, Report, WriterThread
+from raftd.writing import Apply, Report, WriterThread
 
 
 class InlineWriter:
