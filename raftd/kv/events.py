@@ -6,7 +6,7 @@ the write transaction in which an entry has just been applied.
 
 from collections.abc import Iterator
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from proto import kv_pb2
 from raftd.kv.mvcc import REVISIONS, TOMBSTONE_FIELDS, View
@@ -45,9 +45,8 @@ def read_events(reader: Reader, first: int, last: int | None = None) -> Iterator
 def _revisions(reader: Reader, first: int, last: int) -> Iterator[RevisionEvents]:
     events: list[kv_pb2.Event] = []
     revision = 0
-    for place, record in reader.scan(
-        REVISIONS, _REVISION.pack(first, 0), _REVISION.pack(max(last, 0) + 1, 0)
-    ):
+    start, end = _REVISION.pack(first, 0), _REVISION.pack(max(last, 0) + 1, 0)
+    for place, record in reader.scan(REVISIONS, start, end):
         main, _ = _REVISION.unpack(place)
         if main != revision:
             if events:
@@ -58,7 +57,7 @@ def _revisions(reader: Reader, first: int, last: int) -> Iterator[RevisionEvents
         yield RevisionEvents(revision, events)
 
 
-def _event(revision: int, fields: list[object]) -> kv_pb2.Event:
+def _event(revision: int, fields: list[Any]) -> kv_pb2.Event:
     if len(fields) == TOMBSTONE_FIELDS:
         return kv_pb2.Event(
             type=kv_pb2.Event.DELETE, kv=kv_pb2.KeyValue(key=fields[1], mod_revision=revision)
