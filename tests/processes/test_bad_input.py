@@ -31,9 +31,9 @@ FAILURE, USAGE, STORAGE_REFUSED = 1, 2, 3
 def one_line(ended: Ended) -> str:
     """What a program says to the person who started it, in one line beside its log; a traceback is none."""
     assert "Traceback" not in ended.stdout + ended.stderr, ended
-    lines = [line for line in ended.stderr.splitlines() if line.startswith(("raftd: ", "proxyd: "))]
+    lines = {line for line in ended.stderr.splitlines() if line.startswith(("raftd: ", "proxyd: "))}
     assert len(lines) == 1, ended
-    return lines[0]
+    return lines.pop()
 
 
 def changed(argv: tuple[str, ...], **flags: str) -> list[str]:
