@@ -67,8 +67,11 @@ class KV:
         return await self._write(Kind.COMPACT, request, call)
 
     async def _write(self, kind: "Kind.ValueType", request: bytes, call: Call) -> bytes:
-        check_command(kind, request)
         self.check_leader_wanted(call)
+        try:
+            check_command(kind, request)
+        except Status as refused:
+            raise Status(refused.code, refused.text, errors.NOT_DONE_OUTCOME) from None
         command = encode_command(kind, 0, 0, request)
         result = await self._writes.execute(command, self._writes.deadline(call.deadline))
         if result.code != errors.OK:
