@@ -4,6 +4,9 @@ import click
 
 from bench.cluster import cluster
 from bench.demo import demo
+from bench.disk import disk
+from bench.load import get, mixed, put
+from bench.worker import worker
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -12,5 +15,5 @@ def main() -> None:
     """Run, show and measure clusters on this machine."""
 
 
-main.add_command(cluster)
-main.add_command(demo)
+for command in (cluster, demo, put, get, mixed, disk, worker):
+    main.add_command(command)
