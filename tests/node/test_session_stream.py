@@ -4,11 +4,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proto import errors, rpc_pb2, session_pb2
 from proto.stream import InMemoryStream, in_memory_pair
+from raftd import config
 from raftd.node import Node
 from raftd.services.header import Headers
 from raftd.services.session import SessionStream, SessionStreams
@@ -23,8 +25,9 @@ Outcome = session_pb2.Result.Outcome
 class Client:
     """The other end of a session stream: sends batches, collects replies until a condition holds."""
 
-    def __init__(self, stream: InMemoryStream) -> None:
+    def __init__(self, stream: InMemoryStream, served: SessionStream) -> None:
         self.stream = stream
+        self.served = served
         self.results: dict[tuple[int, int], list[session_pb2.Result]] = {}
         self.reads: dict[int, session_pb2.ReadResult] = {}
         self.not_leader: list[session_pb2.NotLeader] = []
@@ -86,8 +89,9 @@ async def stream_to(node: Node) -> AsyncIterator[Client]:
     )
     ours, theirs = in_memory_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(SessionStream(service, theirs).serve)
-        yield Client(ours)
+        served = SessionStream(service, theirs)
+        nursery.start_soon(served.serve)
+        yield Client(ours, served)
         ours.close()
 
 
@@ -202,3 +206,109 @@ async def test_reads_share_the_stream(tmp_path: Path) -> None:
             answer = rpc_pb2.RangeResponse.FromString(reader.reads[number].body)
             assert [kv.value for kv in answer.kvs] == [b"v"]
         assert (reader.reads[10].code, reader.reads[10].text) == errors.KEY_NOT_PROVIDED
+
+
+async def test_a_large_batch_becomes_entries_that_links_carry(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Hazard 90: one entry of a whole batch could exceed what peers take, and stop all writes for ever."""
+    async with running_nodes(tmp_path) as nodes:
+        leader = await nodes.leader()
+        async with stream_to(leader) as client:
+            session = await client.register()
+            before = leader.raft.last_index
+            value = bytes(config.MAX_ENTRY_BYTES // 4)
+            commands = [put(number, b"k%d" % number, value) for number in range(1, 11)]
+            await client.send(session, 1, *commands)
+            for number in range(1, 11):
+                assert (await client.result(session, number)).code == errors.OK
+            assert leader.raft.last_index - before == 4, "three in each"
+            client.results.clear()
+            many = config.MAX_ENTRY_COMMANDS + 1
+            await client.send(session, 11, *(put(10 + number, b"k", b"") for number in range(1, many)))
+            await client.result(session, 10 + many - 1)
+
+
+async def test_session_0_only_registers(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A write of no session would be executed once for each time it is sent."""
+    async with running_nodes(tmp_path) as nodes, stream_to(await nodes.leader()) as client:
+        session = await client.register()
+        await client.send(0, 0, put(1, b"k", b"v"))
+        refused = await client.result(0, 1)
+        assert (refused.code, refused.outcome) == (errors.INVALID_ARGUMENT, Outcome.DECIDED)
+        await client.send(session, 1, session_pb2.Command(sequence=1, kind=Kind.REGISTER))
+        assert (await client.result(session, 1)).code == errors.INVALID_ARGUMENT
+
+
+async def test_too_much_at_once_is_surely_not_done(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hazard 95. The same number may be sent again."""
+    async with running_nodes(tmp_path) as nodes, stream_to(await nodes.leader()) as client:
+        session = await client.register()
+        with monkeypatch.context() as patch:
+            patch.setattr(config, "MAX_PENDING_COMMANDS", 0)
+            await client.send(session, 1, put(1, b"k", b"v"))
+            refused = await client.result(session, 1)
+        assert (refused.code, refused.text) == errors.TOO_MANY_REQUESTS
+        assert refused.outcome == Outcome.NOT_DONE
+        await client.send(session, 1, put(1, b"k", b"v"))
+        assert (await client.result(session, 1, times=2)).code == errors.OK
+
+
+async def test_a_client_that_takes_no_replies_waits(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hazard 93: what a node keeps for it is bounded, however little each result holds; nothing is lost."""
+    monkeypatch.setattr(config, "MAX_GATHERED_BYTES", 10_000)
+    monkeypatch.setattr(config, "MAX_REPLY_BYTES", 1_000)
+    async with running_nodes(tmp_path) as nodes, stream_to(await nodes.leader()) as client:
+        total = 2_000
+        async with trio.open_nursery() as nursery:
+
+            async def send_all() -> None:
+                for number in range(total):
+                    await client.send(9, 0, put(number, b"", b""))
+
+            nursery.start_soon(send_all)
+            await wait_all_tasks_blocked()
+            served = client.served
+            assert served._gathered_bytes > config.MAX_GATHERED_BYTES
+            assert served._gathered_bytes < 2 * config.MAX_GATHERED_BYTES
+            with trio.fail_after(60):
+                while len(client.results) < total:
+                    await client.receive()
+        assert served._gathered_bytes == 0
+
+
+async def test_reads_of_one_stream_are_bounded_and_forgotten(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that wait for a leader: the rest stays on the stream. They end with it (hazard 92)."""
+    monkeypatch.setattr(config, "MAX_STREAM_READS", 4)
+    async with running_nodes(tmp_path) as nodes:
+        await nodes.leader()
+        node = nodes.all[0]
+        nodes.network.isolate(node.raft.node_id)
+        await nodes.until(lambda: node.soft_state.leader is None)
+        async with stream_to(node) as client:
+            request = rpc_pb2.RangeRequest(key=b"k").SerializeToString()
+            reads = [session_pb2.Read(id=number, request=request) for number in range(10)]
+            await client.stream.send(session_pb2.Request(reads=reads))
+            await nodes.until(lambda: len(node.reads) == 4)
+            with trio.fail_after(60):
+                while len(client.reads) < 6:
+                    await client.receive()
+            assert {read.text for read in client.reads.values()} == {errors.TIMEOUT[1]}
+        await nodes.until(lambda: len(node.reads) == 0)
+
+
+async def test_acknowledgements_of_many_sessions_are_not_all_remembered(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "MAX_STREAM_SESSIONS", 3)
+    async with running_nodes(tmp_path) as nodes, stream_to(await nodes.leader()) as client:
+        for session in range(1, 20):
+            await client.send(session, 5, put(5, b"k", b"v"))
+            assert (await client.result(session, 5)).outcome == Outcome.SESSION_EXPIRED
+            assert len(client.served._acknowledged) <= 3
