@@ -104,9 +104,7 @@ def plan(directory: Path, layout: Layout) -> ClusterRecord:
                 pid=0,
                 client_url=_url(proxy.port),
                 log=str(directory / f"{proxy.name}.log"),
-                argv=_python(
-                    "proxyd", "--endpoints", endpoints, "--listen-addr", f"127.0.0.1:{proxy.port}"
-                ),
+                argv=_python("proxyd", "--endpoints", endpoints, "--listen-addr", f"127.0.0.1:{proxy.port}"),
             )
             for proxy in layout.proxies
         ),
