@@ -59,6 +59,9 @@ CLIENT_OPTIONS: Final[Options] = (
     # A name that did not resolve is asked again after a second, not after thirty.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
     ("grpc.service_config_disable_resolution", 1),
+    # Whether to send again is for those to decide who know what was sent; and it costs a tenth of a unary
+    # call.
+    ("grpc.enable_retries", 0),
     # Links of one cluster never go through the proxy that an environment variable happens to name.
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", CLIENT_RECEIVE_BYTES),

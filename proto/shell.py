@@ -126,12 +126,13 @@ def run(
 
 
 async def _supervise(main: Callable[[Any, Shell], Awaitable[int]], configuration: Any, shell: Shell) -> int:
-    status = EXIT_FAILURE
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(_obey_signals, shell, scope)
+    status, scope = EXIT_FAILURE, trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        # Outside the scope, so that signals are still obeyed when what it cancels does not end.
+        await nursery.start(_obey_signals, shell, scope)
+        with scope:
             status = await main(configuration, shell)
-            nursery.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
     if scope.cancelled_caught:
         structlog.get_logger().error("did not shut down in time", bound_s=SHUTDOWN_S)
     return status

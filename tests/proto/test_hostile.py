@@ -8,7 +8,9 @@ import sys
 import pytest
 import trio
 
-from tests.proto.service import BIDIRECTIONAL, UNARY, batch, call, hosting, hosting_and_calling
+from proto.bridge import connect
+from proto.errors import UNAVAILABLE, Status
+from tests.proto.service import BIDIRECTIONAL, BOUND_S, UNARY, batch, call, hosting, hosting_and_calling
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
@@ -94,7 +96,8 @@ async def test_a_client_process_that_is_killed_in_mid_call_cancels_its_handlers(
                 await trio.lowlevel.checkpoint()
         finally:
             client.send_signal(signal.SIGKILL)
-            await client.wait()
+            with trio.CancelScope(shield=True):
+                await client.wait()
         await host.cancelled.wait()
         while any(not call._scope.cancelled_caught for call in host.calls):
             await trio.lowlevel.checkpoint()
@@ -116,14 +119,10 @@ trio.run(main)
 
 
 async def test_a_server_process_that_is_killed_fails_the_calls_of_its_clients() -> None:
-    from proto.bridge import connect
-    from proto.errors import UNAVAILABLE, Status
-    from tests.proto.service import BOUND_S
-
     with trio.fail_after(BOUND_S):
         server = await trio.lowlevel.open_process([sys.executable, "-c", SERVER], stdout=subprocess.PIPE)
         assert server.stdout is not None
-        async with server.stdout:
+        try:
             port = int(await server.stdout.receive_some(16))
             async with (
                 connect(f"127.0.0.1:{port}", isolated=True) as channel,
@@ -134,6 +133,9 @@ async def test_a_server_process_that_is_killed_fails_the_calls_of_its_clients() 
                 server.send_signal(signal.SIGKILL)
                 with pytest.raises(Status) as failure:
                     await stream.receive_all()
-                assert failure.value.code == UNAVAILABLE
-                assert failure.value.outcome is None
-        await server.wait()
+                assert (failure.value.code, failure.value.outcome) == (UNAVAILABLE, None)
+        finally:
+            server.kill()
+            with trio.CancelScope(shield=True):
+                await server.wait()
+                await server.stdout.aclose()

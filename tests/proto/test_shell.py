@@ -126,9 +126,10 @@ async def running(program: Path, *arguments: str, **environ: str) -> AsyncIterat
         finally:
             if process.returncode is None:
                 process.kill()
-            await process.wait()
-            assert process.stderr is not None
-            await process.stderr.aclose()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+                assert process.stderr is not None
+                await process.stderr.aclose()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
