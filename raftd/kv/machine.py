@@ -16,6 +16,7 @@ from raftd.kv.check import check_range, check_txn, is_read_only
 from raftd.kv.command import Applied, Result, decode_command, decode_payload
 from raftd.kv.compaction import compaction_pending
 from raftd.kv.execution import Execution
+from raftd.kv.hashes import hash_kv, hash_tables
 from raftd.kv.keyspace import HISTORY, KEYS
 from raftd.kv.leases import LEASE_KEYS, LEASES, Lease, LeaseChange, all_leases
 from raftd.kv.lessor import execute_leases, execute_time_to_live
@@ -91,6 +92,22 @@ class StateMachine:
     def leases(self, reader: Reader) -> Iterator[Lease]:
         """What a leader counts down: it begins with these, and follows `Applied.lease_changes`."""
         return all_leases(reader)
+
+    def hash_kv(self, reader: Reader, request: rpc_pb2.HashKVRequest) -> rpc_pb2.HashKVResponse:
+        """etcd's HashKV, with `header.revision`. It reads the whole history. Raises Status."""
+        found = hash_kv(reader, request.revision)
+        response = rpc_pb2.HashKVResponse(
+            hash=found.hash, compact_revision=found.compacted_revision, hash_revision=found.hash_revision
+        )
+        response.header.revision = found.revision
+        return response
+
+    def hash(self, reader: Reader) -> rpc_pb2.HashResponse:
+        """A sum over every row of every table, with `header.revision`: equal on all nodes at one log index,
+        and never equal to an etcd's, which sums its file."""
+        response = rpc_pb2.HashResponse(hash=hash_tables(reader, TABLES))
+        response.header.revision = State.load(reader).revision
+        return response
 
     def compacted_revision(self, reader: Reader) -> int:
         """-1: never compacted."""

@@ -103,7 +103,7 @@ class View:
             revision = self.revision
         if revision < self.compacted_revision:
             raise Status(*COMPACTED)
-        places = self._places(key, range_end, revision)
+        places = self.places(key, range_end, revision)
         if count_only:
             return sum(1 for _ in places), []
         key_values = []
@@ -113,8 +113,9 @@ class View:
                 break
         return len(key_values) + sum(1 for _ in places), key_values
 
-    def _places(self, key: bytes, range_end: bytes, revision: int) -> Iterator[bytes]:
-        """The rows of `revisions` that hold the range at `revision`, in order of the keys."""
+    def places(self, key: bytes, range_end: bytes, revision: int) -> Iterator[bytes]:
+        """The rows of `revisions` that hold the range at `revision`, in order of the keys. The revision is
+        neither compacted nor in the future."""
         keys = interval(key, range_end)
         if revision == self.revision:
             return self._latest_of(key) if keys is None else self._latest(keys)

@@ -1,5 +1,6 @@
 """A real etcd of one member on loopback, in a directory of its own, called through plain synchronous gRPC."""
 
+import queue
 import shutil
 import socket
 import subprocess
@@ -10,18 +11,25 @@ from types import TracebackType
 import grpc
 from google.protobuf.message import Message
 
-from proto import rpc_pb2
+from proto import kv_pb2, rpc_pb2
 from proto.errors import Status
+from raftd.kv.events import Compacted
 
 INSTALL_LINE = "apt-get install etcd-server"
 START_S = 30.0
 CALL_S = 30.0
 
 _METHODS: dict[type[Message], tuple[str, type[Message]]] = {
-    rpc_pb2.RangeRequest: ("Range", rpc_pb2.RangeResponse),
-    rpc_pb2.PutRequest: ("Put", rpc_pb2.PutResponse),
-    rpc_pb2.DeleteRangeRequest: ("DeleteRange", rpc_pb2.DeleteRangeResponse),
-    rpc_pb2.TxnRequest: ("Txn", rpc_pb2.TxnResponse),
+    rpc_pb2.RangeRequest: ("KV/Range", rpc_pb2.RangeResponse),
+    rpc_pb2.PutRequest: ("KV/Put", rpc_pb2.PutResponse),
+    rpc_pb2.DeleteRangeRequest: ("KV/DeleteRange", rpc_pb2.DeleteRangeResponse),
+    rpc_pb2.TxnRequest: ("KV/Txn", rpc_pb2.TxnResponse),
+    rpc_pb2.CompactionRequest: ("KV/Compact", rpc_pb2.CompactionResponse),
+    rpc_pb2.LeaseGrantRequest: ("Lease/LeaseGrant", rpc_pb2.LeaseGrantResponse),
+    rpc_pb2.LeaseRevokeRequest: ("Lease/LeaseRevoke", rpc_pb2.LeaseRevokeResponse),
+    rpc_pb2.LeaseTimeToLiveRequest: ("Lease/LeaseTimeToLive", rpc_pb2.LeaseTimeToLiveResponse),
+    rpc_pb2.LeaseLeasesRequest: ("Lease/LeaseLeases", rpc_pb2.LeaseLeasesResponse),
+    rpc_pb2.HashKVRequest: ("Maintenance/HashKV", rpc_pb2.HashKVResponse),
 }
 
 
@@ -74,7 +82,7 @@ class RealEtcd:
     def call(self, request: Message, timeout_s: float = CALL_S) -> Message:
         method, response_type = _METHODS[type(request)]
         call: grpc.UnaryUnaryMultiCallable[Message, Message] = self._channel.unary_unary(
-            f"/etcdserverpb.KV/{method}",
+            f"/etcdserverpb.{method}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=response_type.FromString,
         )
@@ -86,3 +94,30 @@ class RealEtcd:
                 raise AssertionError(f"etcd ended with {self._process.returncode}: {last}") from error
             raise Status(error.code().value[0], error.details() or "") from error
         return response
+
+    def watch(self, create: rpc_pb2.WatchCreateRequest, last_revision: int) -> list[kv_pb2.Event]:
+        """The events of a watch up to and with those of `last_revision`, at which there must be one. Raises
+        Compacted."""
+        asked: queue.SimpleQueue[rpc_pb2.WatchRequest | None] = queue.SimpleQueue()
+        asked.put(rpc_pb2.WatchRequest(create_request=create))
+        method: grpc.StreamStreamMultiCallable[rpc_pb2.WatchRequest, rpc_pb2.WatchResponse] = (
+            self._channel.stream_stream(
+                "/etcdserverpb.Watch/Watch",
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=rpc_pb2.WatchResponse.FromString,
+            )
+        )
+        responses = method(iter(asked.get, None), timeout=CALL_S)
+        events: list[kv_pb2.Event] = []
+        try:
+            for response in responses:
+                if response.compact_revision:
+                    raise Compacted(response.compact_revision)
+                assert not response.canceled, response
+                events += response.events
+                if events and events[-1].kv.mod_revision >= last_revision:
+                    return events
+        finally:
+            responses.cancel()
+            asked.put(None)
+        raise AssertionError("etcd ended a watch")

@@ -26,6 +26,10 @@ KEYS = (
 )
 MAX_NESTING = 3
 
+LEASES = (1, 2, 3, 4, 7, -1, -7, 1 << 62, (1 << 63) - 1, -(1 << 63))
+LONG_TTLS_S = (10_000, 123_456, 9_000_000_000)
+"""None runs out during a test."""
+
 
 def random_request(random: Random, revision: int) -> Message:
     """A Put, Range, DeleteRange or Txn for a store that is at `revision`."""
@@ -36,6 +40,8 @@ def random_request(random: Random, revision: int) -> Message:
         return random_range(random, revision)
     if kind < 0.76:
         return random_delete_range(random)
+    if kind < 0.80:
+        return random_lease_request(random)
     return random_txn(random, revision)
 
 
@@ -71,9 +77,62 @@ def random_put(random: Random) -> rpc_pb2.PutRequest:
         if _maybe(random, 0.9):
             request.value = b""
     request.ignore_lease = _maybe(random, 0.07)
-    if _maybe(random, 0.03):
-        request.lease = random.choice((7, -1))
+    if _maybe(random, 0.25):
+        request.lease = random.choice(LEASES)
     return request
+
+
+def random_lease_request(random: Random) -> Message:
+    """Nothing that depends on the time: no lease that is granted here runs out."""
+    kind = random.random()
+    lease = random.choice(LEASES)
+    if kind < 0.4:
+        ttl_s = 9_000_000_001 if _maybe(random, 0.05) else random.choice(LONG_TTLS_S)
+        return rpc_pb2.LeaseGrantRequest(ID=lease, TTL=ttl_s)
+    if kind < 0.6:
+        return rpc_pb2.LeaseRevokeRequest(ID=lease)
+    if kind < 0.95:
+        return rpc_pb2.LeaseTimeToLiveRequest(ID=lease, keys=_maybe(random, 0.8))
+    return rpc_pb2.LeaseLeasesRequest()
+
+
+def random_compaction(random: Random, revision: int, compacted: int) -> rpc_pb2.CompactionRequest:
+    """Mostly of what can be compacted. `physical`: etcd has removed everything when it answers."""
+    wrong = (compacted, compacted - 1, 0, -1, -5, revision + 1, 1 << 60)
+    chosen = random.choice(wrong) if _maybe(random, 0.3) else random.randint(max(compacted, 0), revision)
+    return rpc_pb2.CompactionRequest(revision=chosen, physical=True)
+
+
+def random_hash_kv(random: Random, revision: int, compacted: int) -> rpc_pb2.HashKVRequest:
+    wrong = (compacted, compacted - 1, -1, -5, revision + 1, 1 << 60)
+    kept = (0, 0, revision, max(compacted, 0) + 1, random.randint(max(compacted, 0), revision))
+    return rpc_pb2.HashKVRequest(revision=random.choice(wrong if _maybe(random, 0.2) else kept))
+
+
+def random_watch(random: Random, revision: int, compacted: int) -> rpc_pb2.WatchCreateRequest:
+    """Of a range that holds its first key, from a revision in the past."""
+    key = random.choice(KEYS)
+    range_end = _range_end(random, key)
+    if range_end != b"\x00" and range_end <= key:
+        range_end = b""
+    if _maybe(random, 0.3):
+        key, range_end = b"\x00", b"\x00"
+    oldest = max(compacted, 1)
+    start = random.randint(1, oldest) if _maybe(random, 0.2) else random.randint(oldest, revision)
+    return rpc_pb2.WatchCreateRequest(
+        key=key, range_end=range_end, start_revision=start, prev_kv=_maybe(random, 0.5)
+    )
+
+
+def puts_after_a_delete_without_end(request: Message) -> bool:
+    """Whether a transaction may put again what it has just deleted, at one revision: when etcd 3.4 compacts
+    or sums at exactly that revision it forgets the put."""
+    if not isinstance(request, rpc_pb2.TxnRequest):
+        return False
+    writes = list(_writes(request))
+    return any(operation.request_delete_range.range_end == b"\x00" for operation in writes) and any(
+        operation.HasField("request_put") for operation in writes
+    )
 
 
 def _some_revision(random: Random, revision: int) -> int:

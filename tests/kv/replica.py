@@ -8,7 +8,7 @@ from proto import rpc_pb2
 from proto.errors import Status
 from raftd.core.messages import Entry, EntryKind
 from raftd.kv import TABLES, StateMachine
-from raftd.kv.check import check_delete_range, check_put, check_txn, is_read_only
+from raftd.kv.check import check_delete_range, check_lease_grant, check_put, check_txn, is_read_only
 from raftd.kv.command import Kind, Outcome, Result, encode_command, encode_payload
 from raftd.kv.limits import LIMITS, Limits
 from tests.memory_transaction import MemoryTransaction
@@ -31,8 +31,15 @@ class Replica:
 
     def apply_entry(self, entry: Entry) -> list[Result]:
         self.log.append(entry)
-        self.applied = self.machine.apply(self.transaction, entry)
-        return list(self.applied.results)
+        return list(self.machine.apply(self.transaction, entry).results)
+
+    @property
+    def compaction_pending(self) -> bool:
+        return self.machine.compaction_pending(self.transaction)
+
+    def step_compaction(self) -> None:
+        """What a leader proposes while it is due."""
+        self.apply((Kind.COMPACT_STEP, 0, 0, b""))
 
     def tables(self) -> dict[str, dict[bytes, bytes]]:
         return self.transaction.snapshot()
@@ -58,6 +65,19 @@ class Replica:
                 if not is_read_only(request):
                     return rpc_pb2.TxnResponse.FromString(self._execute(Kind.TXN, request))
                 return self._read_txn(request)
+            case rpc_pb2.CompactionRequest():
+                return rpc_pb2.CompactionResponse.FromString(self._execute(Kind.COMPACT, request))
+            case rpc_pb2.LeaseGrantRequest():
+                check_lease_grant(request)
+                return rpc_pb2.LeaseGrantResponse.FromString(self._execute(Kind.LEASE_GRANT, request))
+            case rpc_pb2.LeaseRevokeRequest():
+                return rpc_pb2.LeaseRevokeResponse.FromString(self._execute(Kind.LEASE_REVOKE, request))
+            case rpc_pb2.LeaseTimeToLiveRequest():
+                return self.machine.lease_time_to_live(self.transaction, request)
+            case rpc_pb2.LeaseLeasesRequest():
+                return self.machine.lease_leases(self.transaction)
+            case rpc_pb2.HashKVRequest():
+                return self.machine.hash_kv(self.transaction, request)
         raise AssertionError(request)
 
     def _read_txn(self, request: rpc_pb2.TxnRequest) -> rpc_pb2.TxnResponse:

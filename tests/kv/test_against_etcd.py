@@ -14,6 +14,6 @@ def test_random_operations_get_the_replies_of_etcd(seed: int) -> None:
     with RealEtcd() as etcd:
         run = Differential(etcd, seed)
         run.run(1_000)
-        run.compare_history(range(2, run.revision + 1, 10))
+        run.compare_history(10)
     assert run.revision > 300, "hardly anything was written"
     assert len(run.errors) >= 7, f"hardly any error was provoked: {run.errors}"

@@ -9,19 +9,48 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from google.protobuf.message import Message
 
-from proto import rpc_pb2
+from proto import rpc_pb2, session_pb2
 from raftd.core.messages import Entry, EntryKind
 from raftd.kv import TABLES, StateMachine
 from raftd.kv.command import Kind, Result, encode_command, encode_payload
 from raftd.kv.limits import Limits
 from raftd.store import Store
-from tests.kv.operations import random_request
+from tests.kv.invariants import check_tables
+from tests.kv.operations import random_compaction, random_request
 from tests.kv.replica import Replica
 
-LIMITS = Limits(max_sessions=4, session_idle_ms=200, session_touch_ms=10, session_window_commands=40)
-KINDS = {"PutRequest": Kind.PUT, "DeleteRangeRequest": Kind.DELETE_RANGE, "TxnRequest": Kind.TXN}
-ENTRIES = 300
+LIMITS = Limits(
+    max_sessions=4,
+    session_idle_ms=200,
+    session_touch_ms=10,
+    session_window_commands=40,
+    compaction_step_rows=3,
+)
+KINDS: dict[type[Message], Kind] = {
+    rpc_pb2.PutRequest: Kind.PUT,
+    rpc_pb2.DeleteRangeRequest: Kind.DELETE_RANGE,
+    rpc_pb2.TxnRequest: Kind.TXN,
+    rpc_pb2.LeaseGrantRequest: Kind.LEASE_GRANT,
+    rpc_pb2.LeaseRevokeRequest: Kind.LEASE_REVOKE,
+    session_pb2.LeaseExpiry: Kind.LEASE_EXPIRE,
+    rpc_pb2.CompactionRequest: Kind.COMPACT,
+}
+ENTRIES = 500
+
+
+def random_write(random: Random, index: int, grants: list[session_pb2.LeaseExpiry.Lease]) -> Message:
+    """What may stand in a log: also what only a leader writes there."""
+    kind = random.random()
+    if kind < 0.03:
+        return random_compaction(random, index, index // 2)
+    if kind < 0.06:
+        leases = random.choices(grants, k=5) if grants else []
+        return session_pb2.LeaseExpiry(term=random.choice((1, 1, 2)), leases=leases)
+    while type(request := random_request(random, index)) not in KINDS:
+        pass
+    return request
 
 
 def random_log(seed: int) -> list[Entry]:
@@ -29,6 +58,7 @@ def random_log(seed: int) -> list[Entry]:
     random = Random(seed)
     log: list[Entry] = []
     sessions: list[int] = []
+    grants: list[session_pb2.LeaseExpiry.Lease] = []
     time_ms = 0
     for index in range(2, ENTRIES + 2):
         time_ms += random.choice((0, 1, 30, -20))
@@ -41,13 +71,16 @@ def random_log(seed: int) -> list[Entry]:
             elif session and random.random() < 0.2:
                 kind = Kind.CLOSE if random.random() < 0.1 else Kind.ACKNOWLEDGE
                 commands.append(encode_command(kind, session, random.randint(0, index), b""))
+            elif random.random() < 0.1:
+                commands.append(encode_command(Kind.COMPACT_STEP, 0, 0, b""))
             else:
-                request = random_request(random, index)
-                while isinstance(request, rpc_pb2.RangeRequest):
-                    request = random_request(random, index)
+                request = random_write(random, index, grants[-20:])
+                if isinstance(request, rpc_pb2.LeaseGrantRequest):
+                    place = index << 16 | position
+                    grants.append(session_pb2.LeaseExpiry.Lease(id=request.ID, grant=place))
                 data = request.SerializeToString() if random.random() > 0.03 else random.randbytes(9)
                 sequence = random.randint(max(0, index - 30), index + 30)
-                commands.append(encode_command(KINDS[type(request).__name__], session, sequence, data))
+                commands.append(encode_command(KINDS[type(request)], session, sequence, data))
         log.append(Entry(index, 1, EntryKind.COMMANDS, encode_payload(max(0, time_ms), commands)))
     return log
 
@@ -113,3 +146,5 @@ def test_the_random_log_is_worth_comparing() -> None:
     results = [result for entry in random_log(1) for result in replica.apply_entry(entry)]
     assert len({(result.code, result.outcome, result.text[:30]) for result in results}) >= 8
     assert replica.machine.current_revision(replica.transaction) > 100
+    assert replica.machine.compacted_revision(replica.transaction) > 10
+    check_tables(replica.transaction)
