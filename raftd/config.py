@@ -48,6 +48,27 @@ MAX_STREAM_READS: Final = 4_096
 """Reads of one session stream that are not answered yet; above it nothing more is taken from the stream."""
 MAX_STREAM_SESSIONS: Final = 10_000
 """Sessions of one session stream whose acknowledgements are remembered."""
+
+# Watches (raftd.watch).
+WATCH_OUTBOX_BYTES: Final = 256 * KIB
+"""Waiting for one stream's client; above it the stream's watchers lag."""
+WATCH_FRAGMENT_BYTES: Final = 1536 * KIB
+"""Events in one message, where a client asked for fragments: etcd's limit of a request."""
+WATCH_SLICE_WATCHERS: Final = 200
+"""Deliveries at a stretch: about a millisecond of the Trio thread."""
+WATCH_CATCH_UP_WATCHERS: Final = 512
+WATCH_READ_BYTES: Final = 1 * MIB
+"""Of events at one reading of the history; it ends with the revision that reaches it."""
+WATCH_CHANGE_OVERHEAD_BYTES: Final = 200
+WATCH_SENDS_PER_TURN: Final = 20
+"""Messages of all watch streams together, then the gRPC thread gets time for heartbeats."""
+WATCH_PROGRESS_S: Final = 600.0
+"""Between periodic progress notifications, up to a tenth more; as in etcd."""
+WATCH_STALLED_S: Final = 60.0
+"""A stream whose client takes nothing for so long is ended (hazard 93)."""
+MAX_STREAM_WATCHES: Final = 10_000
+"""On one stream; etcd has no such bound."""
+
 TABLE_HEARTBEAT_S: Final = 0.1
 SHUTDOWN_TRANSFER_S: Final = 1.0
 SHUTDOWN_DRAIN_S: Final = 2.0

@@ -94,6 +94,14 @@ class Node:
         with store.read() as reader:
             self._cluster_time_ms = state_machine.cluster_time_ms(reader)
             self.revision = state_machine.current_revision(reader)
+            self.compacted_revision = state_machine.compacted_revision(reader)
+        self.durable_revision = self.revision
+        """What any transaction that begins now can see, at least."""
+        self.revision_committed = trio.Event()
+        """Set, and replaced, when `durable_revision` has grown."""
+        self.applied: list[Callable[[Entry, Applied], None]] = []
+        """Called for every entry when it is applied, on the Trio thread."""
+        self._uncommitted: deque[tuple[int, int]] = deque()
         self._in_office_since = 0.0
         self._commit_asked_index = 0
         self._last_commands: Entry | None = None
@@ -239,11 +247,21 @@ class Node:
             raise report
         for entry, applied in report.results:
             self._applied(entry, applied)
-        self.durable_applied_index = report.durable_applied_index
+        self._take_up_durable(report.durable_applied_index)
         if report.durable and _must_be_durable(report.job):
             write = self._writing.popleft()
             self._links.send(write.messages)
             self.raft.written(write.last_index, write.last_term)
+
+    def _take_up_durable(self, durable_applied_index: int) -> None:
+        self.durable_applied_index = durable_applied_index
+        reached = self.durable_revision
+        while self._uncommitted and self._uncommitted[0][0] <= durable_applied_index:
+            _, reached = self._uncommitted.popleft()
+        if reached > self.durable_revision:
+            self.durable_revision = reached
+            committed, self.revision_committed = self.revision_committed, trio.Event()
+            committed.set()
 
     def _apply(self, transaction: WriteTransaction, entry: Entry) -> Applied:
         """On the writer's thread."""
@@ -251,11 +269,16 @@ class Node:
 
     def _applied(self, entry: Entry, applied: Applied) -> None:
         self.applied_index = entry.index
-        self.revision = applied.revision
+        self.compacted_revision = applied.compacted_revision
+        if applied.revision != self.revision:
+            self.revision = applied.revision
+            self._uncommitted.append((entry.index, applied.revision))
         if entry.kind is EntryKind.COMMANDS:
             self._last_commands = entry
         elif self.leads:
             self._take_up_cluster_time(self._now_cluster_time_ms())
+        for follow in self.applied:
+            follow(entry, applied)
         self._proposals.applied(entry, applied.results)
         self.raft.applied(entry.index)
 

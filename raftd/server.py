@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 import trio
 
-from proto.bridge import serve
+from proto.bridge import grpc_caught_up, serve
 from proto.service import Service
 from proto.shell import EXIT_FAILURE, EXIT_OK, Shell
 from raftd import config
@@ -30,8 +30,11 @@ from raftd.services.maintenance import Maintenance
 from raftd.services.session import SessionStreams
 from raftd.services.table import LeaderTable
 from raftd.services.unsupported import unsupported
+from raftd.services.watch import Watch
 from raftd.services.writes import Writes
 from raftd.store import ClusterIdentity, Member, Recovered, Store, StoreRefused
+from raftd.watch.feed import Feed
+from raftd.watch.turns import Turns
 from raftd.writing import WriterThread
 
 log = structlog.get_logger()
@@ -170,6 +173,8 @@ class Server:
             random.Random(),
         )
         self._writes = Writes(self.node, self._links, configuration.election_timeout_ms)
+        self._feed = Feed(self.node, store)
+        self._turns = Turns(config.WATCH_SENDS_PER_TURN, grpc_caught_up)
         self._cluster = cluster
 
     async def run(self, shell: Shell) -> None:
@@ -177,6 +182,8 @@ class Server:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.node.run)
             nursery.start_soon(self._links.run)
+            nursery.start_soon(self._feed.run)
+            nursery.start_soon(self._turns.run)
             self._peer_service.join(self._links, self._writes)
             nursery.start_soon(self._report_status, shell)
             async with trio.open_nursery() as serving:
@@ -196,6 +203,7 @@ class Server:
         state_machine = self._state_machine
         services = [
             KV(node, self._writes, state_machine, headers).service(),
+            Watch(node, self._feed, self._turns, headers, self._config.election_timeout_ms).service(),
             SessionStreams(node, self._writes, state_machine, headers, self._cluster).service(),
             LeaderTable(node, self._cluster, self._config.election_timeout_ms, self._counters).service(),
             Cluster(headers, self._cluster).service(),

@@ -11,6 +11,7 @@ Used by raftd, proxyd and clientctl. Must not know what any service means.
 import proto.bridge.environment  # noqa: F401
 from proto.bridge.channel import Channel, connect
 from proto.bridge.server import AddressInUse, serve
+from proto.bridge.threads import grpc_caught_up
 from proto.call import Call, Stream
 from proto.service import Service
 from proto.stream import MessageStream, StreamEnded
@@ -24,5 +25,6 @@ __all__ = [
     "Stream",
     "StreamEnded",
     "connect",
+    "grpc_caught_up",
     "serve",
 ]

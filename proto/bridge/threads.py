@@ -136,6 +136,15 @@ async def on_loop(function: Callable[..., Coroutine[Any, Any, _T]], *arguments: 
     return result
 
 
+async def grpc_caught_up() -> None:
+    """Returns when the grpc thread has begun on everything that was handed to it before."""
+    await on_loop(_nothing)
+
+
+async def _nothing() -> None:
+    pass
+
+
 class Bell:
     """Where the one grpc-side task at a lane's end waits. `ring` may be called in any thread."""
 

@@ -4,7 +4,7 @@ service's name and not a broken connection."""
 from proto import rpc_pb2
 from proto.service import Service
 
-_NAMES = ("Watch", "Lease")
+_NAMES = ("Lease",)
 
 
 def unsupported() -> list[Service]:
