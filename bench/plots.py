@@ -33,7 +33,9 @@ def _figure(columns: int, *, rows: int = 1) -> tuple[Any, Any]:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(rows, columns, figsize=(_WIDTH_IN, _HEIGHT_IN * rows), dpi=_DPI, squeeze=False)
+    size: Any = (_WIDTH_IN, _HEIGHT_IN * rows)
+    figure_and_axes: tuple[Any, Any] = pyplot.subplots(rows, columns, figsize=size, dpi=_DPI, squeeze=False)
+    return figure_and_axes
 
 
 def _save(figure: Any, path: Path) -> None:
