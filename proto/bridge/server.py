@@ -72,18 +72,25 @@ async def serve(
     for address in addresses:
         _check(address)
     server = _Server(services, log_failure or _log_failure, secure=credentials is not None)
-    try:
-        ports = await on_loop(server.listen, addresses, credentials, options)
-    except _CannotBind as error:
-        raise await _why_not(str(error)) from None
+    refused = None
     async with trio.open_nursery() as server.nursery:
         try:
-            await on_loop(server.start)
-            task_status.started(ports)
-            await trio.sleep_forever()
-        finally:
+            # A start that is cancelled half-way leaves grpc's server in a state that it cannot be stopped
+            # from.
             with trio.CancelScope(shield=True):
-                await server.stop(grace_s)
+                ports = await on_loop(server.listen, addresses, credentials, options)
+        except _CannotBind as error:
+            refused = str(error)
+        else:
+            try:
+                task_status.started(ports)
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await server.stop(grace_s)
+    # Out here, or it would arrive as an exception group.
+    if refused is not None:
+        raise await _why_not(refused)
 
 
 class _Server:
@@ -135,24 +142,28 @@ class _Server:
     async def listen(
         self, addresses: Sequence[str], credentials: grpc.ServerCredentials | None, options: Options
     ) -> list[int]:
-        """Bind, and return the ports."""
+        """Bind and start; returns the ports."""
         self._server = grpc.aio.server(
             handlers=[self._handlers(it) for it in self._services], options=options
         )
-        ports = []
-        for address in addresses:
-            try:
-                if credentials is None:
-                    ports.append(self._server.add_insecure_port(address))
-                else:
-                    ports.append(self._server.add_secure_port(address, credentials))
-            except RuntimeError as error:
-                await self._server.stop(None)
-                raise _CannotBind(address) from error
+        try:
+            ports = [self._bind(address, credentials) for address in addresses]
+        except _CannotBind:
+            # Only a server that was started gives back the ports that it has.
+            self._stopping = True
+            await self._server.start()
+            await self._server.stop(None)
+            raise
+        await self._server.start()
         return ports
 
-    async def start(self) -> None:
-        await self._server.start()
+    def _bind(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise _CannotBind(address) from error
 
     def _handlers(self, service: Service) -> grpc.GenericRpcHandler:
         handlers = {}

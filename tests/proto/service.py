@@ -49,6 +49,7 @@ class Host:
         self.release = trio.Event()
         self.port = 0
         self.scope = trio.CancelScope()
+        self.stopped = trio.Event()
 
     @property
     def address(self) -> str:
@@ -123,7 +124,6 @@ async def hosting(grace_s: float = 1.0) -> AsyncIterator[Host]:
     host = Host()
     with trio.fail_after(BOUND_S):
         async with trio.open_nursery() as nursery:
-            ended = trio.Event()
 
             async def run(task_status: Any) -> None:
                 with host.scope:
@@ -134,12 +134,12 @@ async def hosting(grace_s: float = 1.0) -> AsyncIterator[Host]:
                         log_failure=lambda path, error: host.failures.append((path, error)),
                         task_status=task_status,
                     )
-                ended.set()
+                host.stopped.set()
 
             [host.port] = await nursery.start(run)
             yield host
             host.scope.cancel()
-            await ended.wait()
+            await host.stopped.wait()
 
 
 @asynccontextmanager

@@ -312,6 +312,18 @@ async def test_a_port_in_use_is_an_error_of_its_own() -> None:
             await serve([host.address], host.services())
 
 
+async def test_a_server_that_cannot_have_all_its_addresses_gives_back_the_others() -> None:
+    async with hosting() as other:
+        pass
+    async with hosting() as host:
+        with pytest.raises(AddressInUse):
+            await serve([other.address, host.address], host.services())
+        with trio.fail_after(BOUND_S):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve, [other.address], other.services())
+                nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(
     "address", ["127.0.0.1", "127.0.0.1:http", "localhost:70000", ":1", "198.51.100.1:1"]
 )
