@@ -7,6 +7,7 @@ Nothing sleeps and nothing measures time: each test waits for a condition, and `
 from typing import Any
 
 import pytest
+import structlog.testing
 import trio
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2
@@ -116,6 +117,22 @@ async def test_a_bug_in_a_handler_ends_its_call_alone(method: MethodDescriptor) 
         assert isinstance(error, Bug)
         assert error.__traceback__ is not None
         await call(channel, method, b"do")
+
+
+async def test_by_default_a_bug_goes_to_the_log_with_its_traceback() -> None:
+    async def put(request: Any, call: Call) -> None:
+        raise Bug("on purpose")
+
+    with trio.fail_after(BOUND_S), structlog.testing.capture_logs() as lines:
+        async with trio.open_nursery() as nursery:
+            [port] = await nursery.start(serve, ["127.0.0.1:0"], [Service(KV, {"Put": put})])
+            async with connect(f"127.0.0.1:{port}", isolated=True) as channel:
+                with pytest.raises(Status):
+                    await call(channel, UNARY, b"do")
+            nursery.cancel_scope.cancel()
+    [line] = lines
+    assert (line["log_level"], line["method"]) == ("error", "/etcdserverpb.KV/Put")
+    assert isinstance(line["exc_info"], Bug)
 
 
 @every_kind
