@@ -122,14 +122,14 @@ class Differential:
             else:
                 self._compare(random_request(random, self.revision))
             # In the midst of a compaction of ours nothing may look different either.
-            if random.random() < 0.1 and self._ours.compaction_pending:
+            if random.random() < 0.1 and self._ours.compaction_pending():
                 self._ours.step_compaction()
 
     def compare_history(self, step: int) -> None:
         """The whole store as it was at every `step`th revision that is left, and the sum of all."""
         for revision in range(max(self.compacted, 2), self.revision + 1, step):
             self._compare(rpc_pb2.RangeRequest(key=b"\x00", range_end=b"\x00", revision=revision))
-        while self._ours.compaction_pending:
+        while self._ours.compaction_pending():
             self._ours.step_compaction()
         self._compare(rpc_pb2.LeaseLeasesRequest())
         for lease in LEASES:

@@ -14,6 +14,7 @@ class Version(NamedTuple):
     create_revision: int
     mod_revision: int
     version: int
+    lease: int
 
 
 Snapshot = dict[bytes, Version]
@@ -29,6 +30,8 @@ class EtcdModel:
     def __init__(self) -> None:
         self.snapshots: list[Snapshot] = [{}, {}]
         """By revision; an empty store is at revision 1."""
+        self.compacted = -1
+        self.leases: set[int] = set()
 
     @property
     def revision(self) -> int:
@@ -49,14 +52,22 @@ class EtcdModel:
         return [snapshot[key] for key in sorted(snapshot) if in_range(key, start, range_end)]
 
 
-def put(snapshot: Snapshot, revision: int, key: bytes, value: bytes) -> Version | None:
+def put(snapshot: Snapshot, revision: int, key: bytes, value: bytes, lease: int = 0) -> Version | None:
     """The version that was there before."""
     previous = snapshot.get(key)
     if previous is None:
-        snapshot[key] = Version(key, value, revision, revision, 1)
+        snapshot[key] = Version(key, value, revision, revision, 1, lease)
     else:
-        snapshot[key] = Version(key, value, previous.create_revision, revision, previous.version + 1)
+        snapshot[key] = Version(key, value, previous.create_revision, revision, previous.version + 1, lease)
     return previous
+
+
+def revoke(snapshot: Snapshot, lease: int) -> bool:
+    """Whether it had keys."""
+    gone = [key for key, version in snapshot.items() if version.lease == lease]
+    for key in gone:
+        del snapshot[key]
+    return bool(gone)
 
 
 def delete(snapshot: Snapshot, start: bytes, range_end: bytes) -> Sequence[Version]:

@@ -33,7 +33,6 @@ class Replica:
         self.log.append(entry)
         return list(self.machine.apply(self.transaction, entry).results)
 
-    @property
     def compaction_pending(self) -> bool:
         return self.machine.compaction_pending(self.transaction)
 

@@ -6,9 +6,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from proto import kv_pb2
 from proto.rpc_pb2 import (
+    CompactionRequest,
     Compare,
     DeleteRangeRequest,
     DeleteRangeResponse,
+    LeaseGrantRequest,
+    LeaseRevokeRequest,
     PutRequest,
     PutResponse,
     RangeRequest,
@@ -17,8 +20,11 @@ from proto.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
+from raftd.kv.events import read_events
 from raftd.kv.keyspace import CHUNK_BYTES
+from raftd.kv.limits import Limits
 from tests.kv import model
+from tests.kv.invariants import check_tables
 from tests.kv.model import EtcdModel, Snapshot, Version
 from tests.kv.replica import Replica
 
@@ -29,29 +35,31 @@ keys = st.sampled_from(
     ]
 )
 range_ends = st.one_of(st.just(b""), st.just(b"\x00"), keys)
+leases = st.sampled_from([1, 2, -3])
 values = st.binary(max_size=4)
 
 
 def version_of(kv: kv_pb2.KeyValue) -> Version:
-    assert kv.lease == 0
-    return Version(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.version)
+    return Version(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
 
 
 class HistoryOfAStore(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.replica = Replica()
+        self.replica = Replica(Limits(compaction_step_rows=2))
         self.model = EtcdModel()
 
-    @rule(key=keys, value=values)
-    def put(self, key: bytes, value: bytes) -> None:
-        response = self.replica.call(PutRequest(key=key, value=value, prev_kv=True))
+    @rule(key=keys, value=values, lease=leases)
+    def put(self, key: bytes, value: bytes, lease: int) -> None:
+        if lease not in self.model.leases:
+            lease = 0
+        response = self.replica.call(PutRequest(key=key, value=value, prev_kv=True, lease=lease))
         assert isinstance(response, PutResponse)
         previous = None
 
         def change(snapshot: Snapshot, revision: int) -> bool:
             nonlocal previous
-            previous = model.put(snapshot, revision, key, value)
+            previous = model.put(snapshot, revision, key, value, lease)
             return True
 
         self.model.write(change)
@@ -94,7 +102,7 @@ class HistoryOfAStore(RuleBasedStateMachine):
 
     @rule(key=keys, range_end=range_ends, limit=st.integers(-1, 5), data=st.data())
     def range(self, key: bytes, range_end: bytes, limit: int, data: st.DataObject) -> None:
-        revision = data.draw(st.integers(0, self.model.revision))
+        revision = data.draw(st.just(0) | st.integers(max(self.model.compacted, 0), self.model.revision))
         request = RangeRequest(key=key, range_end=range_end, limit=limit, revision=revision)
         response = self.replica.call(request)
         assert isinstance(response, RangeResponse)
@@ -104,9 +112,49 @@ class HistoryOfAStore(RuleBasedStateMachine):
         assert response.more == (0 < limit < len(expected))
         assert response.header.revision == self.model.revision
 
+    @rule(lease=leases)
+    def grant_or_revoke(self, lease: int) -> None:
+        if lease not in self.model.leases:
+            self.replica.call(LeaseGrantRequest(ID=lease, TTL=60))
+            self.model.leases.add(lease)
+        else:
+            self.replica.call(LeaseRevokeRequest(ID=lease))
+            self.model.leases.remove(lease)
+            self.model.write(lambda snapshot, _: model.revoke(snapshot, lease))
+
+    @rule(data=st.data())
+    def compact(self, data: st.DataObject) -> None:
+        if self.model.compacted < self.model.revision:
+            self.model.compacted = data.draw(st.integers(self.model.compacted + 1, self.model.revision))
+            self.replica.call(CompactionRequest(revision=self.model.compacted))
+
+    @rule()
+    def step_compaction(self) -> None:
+        self.replica.step_compaction()
+
+    @rule(data=st.data())
+    def watch(self, data: st.DataObject) -> None:
+        """The events are the differences between one snapshot and the next."""
+        first = data.draw(st.integers(max(self.model.compacted, 1) + 1, self.model.revision + 1))
+        seen = {
+            revision: {event.kv.key: version_of(event.kv) for event in events}
+            for revision, events in read_events(self.replica.transaction, first)
+        }
+        for revision in range(first, self.model.revision + 1):
+            before, after = self.model.snapshots[revision - 1 : revision + 1]
+            changed = {key: version for key, version in after.items() if before.get(key) != version}
+            gone = {key: Version(key, b"", 0, revision, 0, 0) for key in before if key not in after}
+            assert seen.pop(revision) == changed | gone
+        assert seen == {}
+
+    @invariant()
+    def the_tables_hold_together(self) -> None:
+        check_tables(self.replica.transaction)
+
     @invariant()
     def every_revision_reads_as_it_was(self) -> None:
-        for revision in {1, self.model.revision // 2 or 1, self.model.revision}:
+        oldest = max(self.model.compacted, 1)
+        for revision in {oldest, (oldest + self.model.revision) // 2, self.model.revision}:
             response = self.replica.call(RangeRequest(key=b"\x00", range_end=b"\x00", revision=revision))
             assert isinstance(response, RangeResponse)
             assert [version_of(kv) for kv in response.kvs] == self.model.select(b"\x00", b"\x00", revision)
