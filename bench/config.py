@@ -55,3 +55,30 @@ DISK_SECONDS_MAX: Final = 2.0
 """A measurement of a disk ends with whichever comes first."""
 DISK_WRITE_BYTES: Final = 2300
 """What fio is told in etcd's disk advice: about one small log entry with its record."""
+
+FAILOVER_RATE: Final = 200.0
+"""Writes per second while a leader is failing: one every 5 ms is how finely an outage is seen."""
+FAILOVER_KEYS: Final = 16
+"""Over which the writes of one trial go, so that each key has a history worth checking."""
+FAILOVER_VALUE_BYTES: Final = 256
+FAILOVER_OUTSTANDING_MAX: Final = 2000
+"""Writes that wait for an answer; what is due beyond them is counted as unsent."""
+FAILOVER_LEAD_S: Final = 0.5
+"""Writes at peace before the fault."""
+FAILOVER_TRAIL_S: Final = 0.3
+"""Writes after the recovery, before the fault is healed."""
+FAILOVER_SUCCESSES: Final = 20
+"""So many writes, sent after the fault, are done: the cluster serves again."""
+FAILOVER_TRIAL_S: Final = 30.0
+"""A trial in which the cluster does not serve again by then has failed."""
+FAILOVER_STEADY_S: Final = 60.0
+"""For all nodes to be there again, and up to date, before the next trial."""
+FAILOVER_ENTRIES_BEHIND: Final = 50
+"""A node that lags less counts as up to date, while writes go on."""
+FAILOVER_POLL_S: Final = 0.02
+HISTORY_READERS: Final = 8
+TRIALS_MAX: Final = 10_000
+
+CLUSTER_START_S: Final = 60.0
+CLUSTER_STOP_S: Final = 10.0
+STATUS_TIMEOUT_S: Final = 1.0

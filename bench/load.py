@@ -1,6 +1,5 @@
 """`bench put`, `bench get`, `bench mixed`: load on running servers, measured."""
 
-import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from bench.disk import DiskFigures, DiskRefused, measure
 from bench.document import check_writable, load_document, write_document
 from bench.plots import check_plotting, plot_load
 from bench.progress import Progress
+from bench.signals import stop_at_signal
 from bench.tables import number
 from bench.workload import CONSISTENCIES, DISTRIBUTIONS, PROTOCOLS, Operation, Workload
 from clientctl.endpoints import parse_endpoint
@@ -264,14 +264,6 @@ async def _measure(workload: Workload, processes: int, fill_keys: bool) -> LoadR
 
 def _nothing() -> None:
     """The servers may be anywhere: there is nothing to look at."""
-
-
-async def stop_at_signal(stop: trio.Event) -> None:
-    """The first SIGINT or SIGTERM asks for an early end, the second takes its usual effect."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            stop.set()
-            return
 
 
 def summary(document: dict[str, Any]) -> str:

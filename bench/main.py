@@ -5,6 +5,7 @@ import click
 from bench.cluster import cluster
 from bench.demo import demo
 from bench.disk import disk
+from bench.failover import failover
 from bench.load import get, mixed, put
 from bench.worker import worker
 
@@ -15,5 +16,5 @@ def main() -> None:
     """Run, show and measure clusters on this machine."""
 
 
-for command in (cluster, demo, put, get, mixed, disk, worker):
+for command in (cluster, demo, put, get, mixed, failover, disk, worker):
     main.add_command(command)

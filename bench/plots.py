@@ -96,3 +96,37 @@ def plot_load(document: dict[str, Any], path: Path) -> None:
     flags = document["flags"]
     figure.suptitle(f"{flags['operation']}, {flags['clients']} clients, {document['ops_per_s']:,.0f}/s")
     _save(figure, path)
+
+
+def plot_failover(document: dict[str, Any], path: Path) -> None:
+    """Every trial's acknowledged writes around the fault, one row each, and the milestones' distribution."""
+    from bench.timeline import MILESTONES
+
+    figure, ((timeline, distribution),) = _figure(2)
+    trials = document["trials"]
+    colours = dict(zip(MILESTONES, ("#ff7f0e", "#d62728", "#9467bd", "#1f77b4", "#2ca02c"), strict=True))
+    slowest = max((trial["first_success_ms"] or 0.0 for trial in trials), default=0.0)
+    for row, trial in enumerate(trials, 1):
+        acknowledged = trial["acknowledged_at_ms"]
+        timeline.plot(acknowledged, [row] * len(acknowledged), "|", color="#555555", markersize=4)
+        for name, colour in colours.items():
+            if trial[f"{name}_ms"] is not None:
+                timeline.plot([trial[f"{name}_ms"]], [row], "o", color=colour, markersize=3)
+    timeline.axvline(0, color="black", linewidth=0.8)
+    timeline.set_xlim(-0.4 * slowest - 20, 1.4 * slowest + 20)
+    timeline.set_xlabel("ms since the fault; each stroke is an acknowledged write")
+    timeline.set_ylabel("trial")
+    timeline.yaxis.get_major_locator().set_params(integer=True)
+    for name, colour in colours.items():
+        moments = sorted(trial[f"{name}_ms"] for trial in trials if trial[f"{name}_ms"] is not None)
+        shares = [rank / len(trials) for rank in range(len(moments) + 1)]
+        label = name.replace("_", " ")
+        distribution.step([0, *moments], shares, where="post", color=colour, label=label)
+    distribution.set_xlabel("ms since the fault")
+    distribution.set_ylabel("share of the trials that had got there")
+    distribution.set_xlim(left=0)
+    distribution.set_ylim(0, 1.02)
+    distribution.grid(alpha=0.3)
+    distribution.legend(loc="lower right")
+    figure.suptitle(f"{document['flags']['fault']} of the leader, {len(trials)} trials")
+    _save(figure, path)
