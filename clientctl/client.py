@@ -5,26 +5,37 @@ messages (`proto.rpc_pb2`: PutResponse, RangeResponse, …), typed by their stub
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import trio
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
 
 from clientctl import link as links
-from clientctl.config import TIMEOUT_S, ClientLimits, PipelineLimits, SessionLimits
+from clientctl import lock, unary
+from clientctl.config import (
+    ELECTION_TTL_S,
+    LOCK_TTL_S,
+    TIMEOUT_S,
+    ClientLimits,
+    LeaseLimits,
+    PipelineLimits,
+    SessionLimits,
+    WatchLimits,
+)
+from clientctl.election import Election
 from clientctl.endpoints import parse_endpoint
 from clientctl.errors import (
     KeyValueError,
     OutcomeUnknown,
     error_of_read,
     error_of_result,
-    error_of_unary_write,
-    never_sent,
-    not_done,
 )
+from clientctl.inquiries import Inquiries
+from clientctl.leases import Lease, LeaseKeeper, renew_once
 from clientctl.pipeline import Pipeline
 from clientctl.requests import (
     Consistency,
@@ -32,46 +43,61 @@ from clientctl.requests import (
     Operation,
     SortOrder,
     SortTarget,
+    WatchFilter,
     delete_request,
     is_read_only,
     put_request,
     range_request,
+    to_bytes,
     txn_request,
+    watch_request,
 )
 from clientctl.session import Session
+from clientctl.shared_link import SharedLink
 from clientctl.upstream import Upstream
+from clientctl.watch import Watch
+from clientctl.watch_stream import WatchStreams
 from proto import errors
-from proto.errors import Status
 from proto.rpc_pb2 import (
+    CompactionRequest,
+    CompactionResponse,
     Compare,
     DeleteRangeRequest,
     DeleteRangeResponse,
-    MemberListRequest,
-    MemberListResponse,
+    LeaseGrantRequest,
+    LeaseGrantResponse,
+    LeaseKeepAliveResponse,
+    LeaseLeasesRequest,
+    LeaseLeasesResponse,
+    LeaseRevokeRequest,
+    LeaseRevokeResponse,
+    LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse,
     PutRequest,
     PutResponse,
     RangeRequest,
     RangeResponse,
-    StatusRequest,
-    StatusResponse,
     TxnRequest,
     TxnResponse,
 )
 from proto.session_pb2 import Command
-from proto.table_pb2 import CountersReply, CountersRequest
 
-_Reply = TypeVar("_Reply", PutResponse, RangeResponse, DeleteRangeResponse, TxnResponse)
-_Request = PutRequest | RangeRequest | DeleteRangeRequest | TxnRequest
+_Reply = TypeVar("_Reply", bound=Message)
 
 _METHODS: Mapping[type, MethodDescriptor] = {
     PutRequest: links.KV["Put"],
     RangeRequest: links.KV["Range"],
     DeleteRangeRequest: links.KV["DeleteRange"],
     TxnRequest: links.KV["Txn"],
+    CompactionRequest: links.KV["Compact"],
+    LeaseGrantRequest: links.LEASE["LeaseGrant"],
+    LeaseRevokeRequest: links.LEASE["LeaseRevoke"],
+    LeaseTimeToLiveRequest: links.LEASE["LeaseTimeToLive"],
+    LeaseLeasesRequest: links.LEASE["LeaseLeases"],
 }
 
 
-class Client:
+class Client(Inquiries):
     """A client of proxyd, of raftd nodes, or of etcd. Use it as an async context manager, from any number
     of tasks.
 
@@ -98,23 +124,31 @@ class Client:
         pipeline_limits: PipelineLimits | None = None,
         session_limits: SessionLimits | None = None,
         limits: ClientLimits | None = None,
+        watch_limits: WatchLimits | None = None,
+        lease_limits: LeaseLimits | None = None,
     ) -> None:
-        self.endpoints = tuple(endpoints)
-        self._addresses = [parse_endpoint(endpoint) for endpoint in endpoints]
-        self._timeout = timeout
-        self._dial = dial or links.dial
+        super().__init__(endpoints, timeout, dial)
+        addresses = [parse_endpoint(endpoint) for endpoint in endpoints]
         self._limits = limits or ClientLimits()
+        self._lease_limits = lease_limits or LeaseLimits()
         self._pipeline = Pipeline(pipeline_limits)
         self._session = Session(self._pipeline, session_limits)
-        self._upstream = Upstream(self._addresses, self._dial, self._pipeline, self._limits, dial_timeout)
+        self._upstream = Upstream(addresses, self._dial, self._pipeline, self._limits, dial_timeout)
+        # Watches have a connection of their own: a call that fails does not interrupt them.
+        self._watch_link = SharedLink(addresses, self._dial, self._limits, dial_timeout)
+        self._side_link = SharedLink(addresses, self._dial, self._limits, dial_timeout)
+        self._watches = WatchStreams(self._watch_link, watch_limits or WatchLimits())
+        self._keeper = LeaseKeeper(self._side_link, self._lease_limits)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)
-            nursery.start_soon(self._pipeline.run)
-            nursery.start_soon(self._upstream.run)
+            for part in (self._pipeline, self._upstream, self._watch_link, self._side_link):
+                nursery.start_soon(part.run)
+            nursery.start_soon(self._watches.run)
+            nursery.start_soon(self._keeper.run)
             stack.push_async_exit(self._close_session)
             self._stack = stack.pop_all()
         return self
@@ -145,13 +179,19 @@ class Client:
         *,
         prev_kv: bool = False,
         ignore_value: bool = False,
+        lease: int = 0,
+        ttl: int = 0,
         timeout: float | None = None,
     ) -> PutResponse:
         """Set `key` to `value`. With `prev_kv` the reply has what was there before.
 
-        `ignore_value` leaves the value as it is (the key must exist) and makes a new version of it.
+        `ignore_value` leaves the value as it is (the key must exist) and makes a new version of it. The key
+        ends with `lease`, or after `ttl` seconds, for which it gets a lease of its own; or never.
         """
-        request = put_request(key, value, prev_kv=prev_kv, ignore_value=ignore_value)
+        assert not (lease and ttl), "lease and ttl exclude each other"
+        if ttl:
+            lease = (await self.lease_grant(ttl, timeout=timeout)).ID
+        request = put_request(key, value, prev_kv=prev_kv, ignore_value=ignore_value, lease=lease)
         return await self.execute_put(request, timeout=timeout)
 
     async def get(
@@ -233,6 +273,132 @@ class Client:
         """
         return await self.execute_txn(txn_request(compare, success, failure), timeout=timeout)
 
+    # History
+
+    def watch(
+        self,
+        key: Data,
+        range_end: Data | None = None,
+        *,
+        prefix: bool = False,
+        from_key: bool = False,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        filters: Iterable[WatchFilter] = (),
+        progress_notify: bool = False,
+        fragment: bool = False,
+    ) -> Watch:
+        """The changes of one key or a range, given as in `get`: an async iterator of events (`proto.kv_pb2`),
+        and a context manager.
+
+        From now on, or from `start_revision` on. `prev_kv` adds what was there before; `filters` leaves puts
+        or deletes out. Nothing is lost, doubled or out of order, whatever happens to servers and connections;
+        `clientctl.errors.Compacted` says that what comes next is no longer known. `progress_notify` asks for
+        answers without events while nothing happens, which `Watch.receive` returns; `fragment` lets the
+        server send large answers in pieces.
+        """
+        request = watch_request(
+            key,
+            range_end,
+            prefix=prefix,
+            from_key=from_key,
+            start_revision=start_revision,
+            prev_kv=prev_kv,
+            filters=filters,
+            progress_notify=progress_notify,
+            fragment=fragment,
+        )
+        return self._watches.make(request)
+
+    async def compact(
+        self, revision: int, *, physical: bool = False, timeout: float | None = None
+    ) -> CompactionResponse:
+        """Forget what was before `revision`; `physical` waits until it is gone from the disk."""
+        request = CompactionRequest(revision=revision, physical=physical)
+        return await self._write(Command.COMPACT, request, CompactionResponse(), timeout)
+
+    # Leases
+
+    async def lease_grant(
+        self, ttl: int, *, lease_id: int = 0, timeout: float | None = None
+    ) -> LeaseGrantResponse:
+        """A lease of `ttl` seconds, to which keys can be tied. The server may give more, and chooses the id
+        unless `lease_id` does."""
+        request = LeaseGrantRequest(TTL=ttl, ID=lease_id)
+        return await self._write(Command.LEASE_GRANT, request, LeaseGrantResponse(), timeout)
+
+    async def lease_revoke(self, lease_id: int, *, timeout: float | None = None) -> LeaseRevokeResponse:
+        """End a lease, and delete the keys that are tied to it."""
+        request = LeaseRevokeRequest(ID=lease_id)
+        return await self._write(Command.LEASE_REVOKE, request, LeaseRevokeResponse(), timeout)
+
+    async def lease_keep_alive(
+        self, lease_id: int, *, timeout: float | None = None
+    ) -> LeaseKeepAliveResponse:
+        """Give a lease its whole time again, once. In the reply a TTL of 0 says that there is no such
+        lease."""
+        return await unary.attempt(
+            self._side_link,
+            self._limits,
+            lambda link, _: renew_once(link, lease_id),
+            self._deadline(timeout),
+            is_read=True,
+        )
+
+    async def lease_time_to_live(
+        self, lease_id: int, *, keys: bool = False, timeout: float | None = None
+    ) -> LeaseTimeToLiveResponse:
+        """How long a lease has left, and with `keys` which keys are tied to it. A TTL of -1 says that there
+        is no such lease."""
+        request = LeaseTimeToLiveRequest(ID=lease_id, keys=keys)
+        return await self._call(request, LeaseTimeToLiveResponse(), self._deadline(timeout), is_read=True)
+
+    async def leases(self, *, timeout: float | None = None) -> LeaseLeasesResponse:
+        """All leases there are."""
+        return await self._call(
+            LeaseLeasesRequest(), LeaseLeasesResponse(), self._deadline(timeout), is_read=True
+        )
+
+    @asynccontextmanager
+    async def lease(self, ttl: int, *, lease_id: int = 0) -> AsyncIterator[Lease]:
+        """A lease that is kept alive while the block runs and revoked after it. If it is lost, the block is
+        cancelled, and leaving it raises `LeaseLost`."""
+        asked_at = trio.current_time()
+        grant = await self.lease_grant(ttl, lease_id=lease_id)
+        try:
+            async with self.keep_lease(grant.ID, grant.TTL, granted_at=asked_at) as lease:
+                yield lease
+        finally:
+            timeout_s = self._lease_limits.release_timeout_s
+            # Whatever cannot be said in time, time itself says.
+            with trio.CancelScope(shield=True), suppress(KeyValueError):
+                await self.lease_revoke(grant.ID, timeout=timeout_s)
+
+    def keep_lease(
+        self, lease_id: int, ttl: int, *, granted_at: float | None = None
+    ) -> AbstractAsyncContextManager[Lease]:
+        """As `lease`, for one that is there and stays: granted or renewed for `ttl` seconds at `granted_at`
+        (Trio's clock), or just now."""
+        at = trio.current_time() if granted_at is None else granted_at
+        return self._keeper.kept(lease_id, ttl, at)
+
+    # What leases are for
+
+    def lock(
+        self, name: Data, *, ttl: int = LOCK_TTL_S, lease: Lease | None = None
+    ) -> AbstractAsyncContextManager[lock.Lock]:
+        """`async with client.lock("name"):` only one of all who do so runs the block at a time.
+
+        If this client vanishes, the lock ends `ttl` seconds later. If the lock is lost (no server answers for
+        so long), the block is cancelled and `LeaseLost` raised. `lease`: use this one, not one of its own.
+        """
+        return lock.hold(self, to_bytes(name), ttl, lease, self._lease_limits)
+
+    def election(self, name: Data, *, ttl: int = ELECTION_TTL_S) -> Election:
+        """`async with client.election("name").campaign("me"):` of all who do so one leads, in the order in
+        which they came. `ttl` as in `lock`."""
+        return Election(self, to_bytes(name), ttl, self._lease_limits)
+
     # Requests that are built already
 
     async def execute_put(self, request: PutRequest, *, timeout: float | None = None) -> PutResponse:
@@ -257,70 +423,24 @@ class Client:
             return await self._read(request, TxnResponse(), timeout, 0)
         return await self._write(Command.TXN, request, TxnResponse(), timeout)
 
-    # Servers
-
-    async def status(self, endpoint: str, *, timeout: float | None = None) -> StatusResponse:
-        """What the server at `endpoint` says of itself."""
-        reply = await self._ask(endpoint, links.MAINTENANCE["Status"], StatusRequest(), timeout)
-        assert isinstance(reply, StatusResponse)
-        return reply
-
-    async def counters(self, endpoint: str, *, timeout: float | None = None) -> dict[str, int]:
-        """What the server at `endpoint` has counted since it started, by name; empty if it does not count."""
-        try:
-            reply = await self._ask(endpoint, links.LEADER_TABLE["Counters"], CountersRequest(), timeout)
-        except KeyValueError as error:
-            if error.code == errors.UNIMPLEMENTED:
-                return {}
-            raise
-        assert isinstance(reply, CountersReply)
-        return dict(reply.counters)
-
-    async def health(self, endpoint: str, *, timeout: float | None = None) -> None:
-        """Return when the server at `endpoint` can serve a linearizable read; raise `NotDone` when not."""
-        try:
-            await self._ask(endpoint, links.KV["Range"], RangeRequest(key=b"health"), timeout)
-        except KeyValueError as error:
-            if error.code != errors.PERMISSION_DENIED:
-                raise
-
-    async def member_list(
-        self, *, endpoint: str | None = None, timeout: float | None = None
-    ) -> MemberListResponse:
-        """The cluster's members, asked of `endpoint`, or of the endpoints one after the other."""
-        deadline = self._deadline(timeout)
-        tried = self.endpoints if endpoint is None else (endpoint,)
-        for last, address in zip([False] * (len(tried) - 1) + [True], tried, strict=True):
-            try:
-                remaining = max(0.0, deadline - trio.current_time())
-                method = links.CLUSTER["MemberList"]
-                reply = await self._ask(address, method, MemberListRequest(linearizable=True), remaining)
-            except KeyValueError as error:
-                if last or error.code not in (errors.UNAVAILABLE, errors.DEADLINE_EXCEEDED):
-                    raise
-                continue
-            assert isinstance(reply, MemberListResponse)
-            return reply
-        raise AssertionError("no endpoint")
-
     # Ways
 
     def _deadline(self, timeout: float | None) -> float:
         return trio.current_time() + (self._timeout if timeout is None else timeout)
 
     async def _write(
-        self, kind: Command.Kind.ValueType, request: _Request, reply: _Reply, timeout: float | None
+        self, kind: Command.Kind.ValueType, request: Message, reply: _Reply, timeout: float | None
     ) -> _Reply:
         deadline = self._deadline(timeout)
         if not self._upstream.plain:
             self._upstream.want()
             result = await self._session.execute(kind, request.SerializeToString(), deadline)
-            if not (self._upstream.plain and result.code == errors.UNIMPLEMENTED):
+            if result.code != errors.UNIMPLEMENTED:
                 if error := error_of_result(result):
                     raise self._explained(error)
                 reply.ParseFromString(result.body)
                 return reply
-        return await self._plain_call(request, reply, deadline, is_read=False)
+        return await self._call(request, reply, deadline, is_read=False)
 
     async def _read(
         self, request: RangeRequest | TxnRequest, reply: _Reply, timeout: float | None, min_revision: int
@@ -334,56 +454,31 @@ class Client:
                 txn=isinstance(request, TxnRequest),
                 min_revision=min_revision,
             )
-            if not (self._upstream.plain and result.code == errors.UNIMPLEMENTED):
+            if result.code != errors.UNIMPLEMENTED:
                 if error := error_of_read(result):
                     raise self._explained(error)
                 reply.ParseFromString(result.body)
                 return reply
-        return await self._plain_call(request, reply, deadline, is_read=True)
+        return await self._call(request, reply, deadline, is_read=True)
 
-    async def _plain_call(
-        self, request: _Request, reply: _Reply, deadline: float, *, is_read: bool
-    ) -> _Reply:
-        """One unary call; again on the next endpoint if it changed nothing and the server was not there."""
-        pause_s = self._limits.redial_pause_min_s
-        while True:
-            link = None
-            with trio.CancelScope(deadline=deadline):
-                link = await self._upstream.plain_link()
-            remaining_s = deadline - trio.current_time()
-            if link is None or remaining_s <= 0:
-                raise self._explained(not_done(*errors.TIMEOUT))
-            try:
-                answer = await link.unary(_METHODS[type(request)], request, timeout=remaining_s)
-            except Status as status:
-                if status.code == errors.UNAVAILABLE:
-                    self._upstream.plain_failed(link, status)
-                    if is_read or never_sent(status):
-                        await trio.sleep(min(pause_s, max(0.0, deadline - trio.current_time())))
-                        pause_s = min(pause_s * 2, self._limits.redial_pause_max_s)
-                        continue
-                else:
-                    self._upstream.plain_served()
-                if is_read:
-                    raise not_done(status.code, status.text) from None
-                raise error_of_unary_write(status) from None
-            self._upstream.plain_served()
-            assert isinstance(answer, type(reply))
-            return answer
-
-    async def _ask(self, endpoint: str, method: MethodDescriptor, request: Any, timeout: float | None) -> Any:
-        """One unary call to one server that changes nothing there."""
-        timeout_s = self._timeout if timeout is None else timeout
+    async def _call(self, request: Message, reply: _Reply, deadline: float, *, is_read: bool) -> _Reply:
+        """A unary call: all there is with a server without sessions, else what sessions do not carry."""
+        source = self._upstream if self._upstream.plain else self._side_link
         try:
-            async with self._dial(parse_endpoint(endpoint)) as link:
-                return await link.unary(method, request, timeout=timeout_s)
-        except Status as status:
-            raise not_done(status.code, status.text) from None
+            answer = await unary.call(
+                source, self._limits, _METHODS[type(request)], request, deadline, is_read=is_read
+            )
+        except KeyValueError as error:
+            raise self._explained(error, source.last_error) from None
+        assert isinstance(answer, type(reply))
+        return answer
 
-    def _explained(self, error: KeyValueError) -> KeyValueError:
+    def _explained(self, error: KeyValueError, reason: str | None = None) -> KeyValueError:
         """A timeout of our own, with why there was no answer."""
         ours = (error.code, error.text) == errors.TIMEOUT
-        if ours and self._upstream.last_error and not self._pipeline.connected:
+        if reason is None and not self._pipeline.connected:
+            reason = self._upstream.last_error
+        if ours and reason:
             kind = OutcomeUnknown if isinstance(error, OutcomeUnknown) else type(error)
-            return kind(error.code, f"{error.text}: {self._upstream.last_error}")
+            return kind(error.code, f"{error.text}: {reason}")
         return error

@@ -46,6 +46,37 @@ class ClientLimits:
     close_timeout_s: float = 0.1
 
 
+@dataclass(frozen=True, slots=True)
+class WatchLimits:
+    """What the watches of one client may hold, and how they come back."""
+
+    watches_max: int = 100_000
+    # What waits for one watch's reader, as events and as bytes. With more, the watch leaves the server, and
+    # comes back once its reader has caught up: it holds up neither the others nor the server.
+    waiting_events_max: int = 4096
+    waiting_bytes_max: int = 16 << 20
+    # Creations sent and not yet answered.
+    creations_max: int = 256
+    # How often in a row the server may cancel a watch without having sent it anything.
+    cancellations_max: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLimits:
+    """How leases are kept and how what hangs on them is cleaned up."""
+
+    leases_max: int = 100_000
+    # At most so many leases are renewed in one go.
+    renewals_max: int = 256
+    # A lease is renewed whenever a third of its time has passed, as by etcd's clients, but not more often
+    # than this.
+    renewal_pause_min_s: float = 0.5
+    # A renewal that is not answered is repeated, in case another server would.
+    answer_timeout_s: float = 5.0
+    # How long leaving a lock, an election or a lease may take; after that the lease ends by itself.
+    release_timeout_s: float = 2.0
+
+
 COMMAND_BYTES_OVERHEAD: Final = 32
 """What a command takes in a message beside its request: tags, numbers, lengths (at most 29)."""
 
@@ -63,6 +94,15 @@ VALUE_BYTES_MAX: Final = 64 << 20
 
 TXN_LINE_BYTES_MAX: Final = 64 << 20
 """The longest line of a transaction."""
+
+LOCK_TTL_S: Final = 10
+"""How long a lock outlives a holder who has vanished; as etcdctl's."""
+
+ELECTION_TTL_S: Final = 60
+"""How long an office outlives a holder who has vanished; as etcdctl's."""
+
+WATCH_LINE_BYTES_MAX: Final = 1 << 20
+"""The longest line of an interactive watch."""
 
 API_VERSION: Final = "3.5"
 """The etcd API that the programs of this project speak."""

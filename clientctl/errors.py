@@ -45,6 +45,30 @@ class InvalidRequest(NotDone):
     """Surely not done, because the server refuses the request as it is."""
 
 
+class Compacted(InvalidRequest):
+    """The history that a watch needs is gone: it cannot go on without a gap.
+
+    `compact_revision` is the oldest one that there is: read the keys at a revision not below it, and watch
+    from the next one.
+    """
+
+    def __init__(self, compact_revision: int) -> None:
+        code, text = errors.COMPACTED
+        super().__init__(code, f"{text} (compact revision {compact_revision})")
+        self.compact_revision = compact_revision
+
+    def __reduce__(self) -> tuple[type["Compacted"], tuple[int]]:
+        return type(self), (self.compact_revision,)
+
+
+class WatchCanceled(NotDone):
+    """The server ended the watch; the text is its reason."""
+
+
+class LeaseLost(NotDone):
+    """The lease is gone, or may be for all that this client knows, and with it keys, locks and offices."""
+
+
 class OutcomeUnknown(KeyValueError):
     """Nobody can say whether the write happened. Writing again may do it twice."""
 

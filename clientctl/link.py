@@ -27,7 +27,7 @@ class Link(Protocol):
         """Call a unary method; `timeout` in seconds."""
 
     def stream(
-        self, method: MethodDescriptor, request: Any = None
+        self, method: MethodDescriptor, request: Any = None, *, metadata: Mapping[str, str] | None = None
     ) -> AbstractAsyncContextManager[MessageStream]:
         """Call a streaming method; leaving ends the call."""
 
@@ -50,6 +50,8 @@ def _methods(services: Any, name: str) -> Mapping[str, MethodDescriptor]:
 
 
 KV = _methods(rpc_pb2.DESCRIPTOR.services_by_name, "KV")
+WATCH = _methods(rpc_pb2.DESCRIPTOR.services_by_name, "Watch")
+LEASE = _methods(rpc_pb2.DESCRIPTOR.services_by_name, "Lease")
 CLUSTER = _methods(rpc_pb2.DESCRIPTOR.services_by_name, "Cluster")
 MAINTENANCE = _methods(rpc_pb2.DESCRIPTOR.services_by_name, "Maintenance")
 SESSION = _methods(session_pb2.DESCRIPTOR.services_by_name, "Session")

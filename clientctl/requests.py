@@ -6,7 +6,15 @@ Keys and values are bytes; a str stands for its UTF-8 encoding. Nothing is check
 from collections.abc import Iterable
 from typing import Literal
 
-from proto.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest
+from proto.rpc_pb2 import (
+    Compare,
+    DeleteRangeRequest,
+    PutRequest,
+    RangeRequest,
+    RequestOp,
+    TxnRequest,
+    WatchCreateRequest,
+)
 
 Data = bytes | str
 Consistency = Literal["linearizable", "serializable"]
@@ -14,6 +22,7 @@ SortTarget = Literal["key", "version", "create", "mod", "value"]
 SortOrder = Literal["none", "ascend", "descend"]
 CompareTarget = Literal["version", "create", "mod", "value", "lease"]
 Comparison = Literal["=", "!=", "<", ">"]
+WatchFilter = Literal["noput", "nodelete"]
 Operation = PutRequest | RangeRequest | DeleteRangeRequest | TxnRequest
 
 _SORT_TARGETS = {
@@ -28,6 +37,7 @@ _SORT_ORDERS = {
     "ascend": RangeRequest.ASCEND,
     "descend": RangeRequest.DESCEND,
 }
+_FILTERS = {"noput": WatchCreateRequest.NOPUT, "nodelete": WatchCreateRequest.NODELETE}
 _COMPARISONS = {
     "=": Compare.EQUAL,
     "!=": Compare.NOT_EQUAL,
@@ -114,6 +124,31 @@ def delete_request(
     """A delete; arguments as in `Client.delete`."""
     start, end = key_range(key, range_end, prefix=prefix, from_key=from_key)
     return DeleteRangeRequest(key=start, range_end=end, prev_kv=prev_kv)
+
+
+def watch_request(
+    key: Data,
+    range_end: Data | None = None,
+    *,
+    prefix: bool = False,
+    from_key: bool = False,
+    start_revision: int = 0,
+    prev_kv: bool = False,
+    filters: Iterable[WatchFilter] = (),
+    progress_notify: bool = False,
+    fragment: bool = False,
+) -> WatchCreateRequest:
+    """A watch; arguments as in `Client.watch`."""
+    start, end = key_range(key, range_end, prefix=prefix, from_key=from_key)
+    return WatchCreateRequest(
+        key=start,
+        range_end=end,
+        start_revision=start_revision,
+        prev_kv=prev_kv,
+        filters=[_FILTERS[name] for name in filters],
+        progress_notify=progress_notify,
+        fragment=fragment,
+    )
 
 
 def compare(key: Data, target: CompareTarget, comparison: Comparison, value: int | Data) -> Compare:

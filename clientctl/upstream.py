@@ -24,7 +24,7 @@ class Upstream:
     """The client's connection. `run` is its one task; `plain` says that the server knows no sessions.
 
     Before `plain` becomes true, everything in the pipeline has ended as not done with UNIMPLEMENTED: its
-    callers are to use `plain_link` instead, from then on for good.
+    callers are to use `get` instead, from then on for good.
     """
 
     def __init__(
@@ -48,6 +48,11 @@ class Upstream:
         # Why the last connection ended: what a caller whose time is up wants to know.
         self.last_error: str | None = None
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether there was no connection to any endpoint for the whole dial timeout."""
+        return trio.current_time() - self._failing_since >= self._dial_timeout_s
+
     def want(self) -> None:
         """Something is about to wait for an answer."""
         self._wanted.set()
@@ -66,7 +71,7 @@ class Upstream:
                 end = UpstreamEnd(error=error)
             await trio.sleep(self._pause_after(address, end))
 
-    async def plain_link(self) -> Link:
+    async def get(self) -> Link:
         """The connection for unary calls; waits until there is one."""
         assert self.plain, "the server has sessions"
         self.want()
@@ -74,13 +79,13 @@ class Upstream:
             await self._link_changed.wait()
         return self._link
 
-    def plain_failed(self, link: Link, error: Status) -> None:
+    def failed(self, link: Link, error: Status) -> None:
         """A unary call on `link` failed for want of a connection or a server that serves."""
         if self._link is link:
             self._set_link(None)
             self.last_error = str(error)
 
-    def plain_served(self) -> None:
+    def served(self) -> None:
         """A unary call was answered."""
         self._choice.on_served()
         self._failing_since = math.inf

@@ -209,7 +209,9 @@ class _Link:
         return node.unary(method.name, request)
 
     @asynccontextmanager
-    async def stream(self, method: MethodDescriptor, request: Any = None) -> AsyncIterator[InMemoryStream]:
+    async def stream(
+        self, method: MethodDescriptor, request: Any = None, *, metadata: Mapping[str, str] | None = None
+    ) -> AsyncIterator[InMemoryStream]:
         ours, theirs = in_memory_pair()
         try:
             node = self._connected()
