@@ -126,7 +126,9 @@ class Differential:
                 self._ours.step_compaction()
 
     def compare_history(self, step: int) -> None:
-        """The whole store as it was at every `step`th revision that is left, and the sum of all."""
+        """The whole store as it was at every `step`th revision that is left, watches of it, and the sum."""
+        for _ in range(5):
+            self._compare_watch(random_watch(self._random, self.revision, self.compacted))
         for revision in range(max(self.compacted, 2), self.revision + 1, step):
             self._compare(rpc_pb2.RangeRequest(key=b"\x00", range_end=b"\x00", revision=revision))
         while self._ours.compaction_pending():

@@ -13,7 +13,10 @@ def test_random_operations_get_the_replies_of_etcd(seed: int) -> None:
     """Hazard 33 from the other side: the model that all replicas share is etcd's own."""
     with RealEtcd() as etcd:
         run = Differential(etcd, seed)
-        run.run(1_000)
+        run.run(2_000)
         run.compare_history(10)
-    assert run.revision > 300, "hardly anything was written"
+    assert run.revision > 600, "hardly anything was written"
+    assert run.compacted > 300, "hardly anything was compacted"
+    for what in ("LeaseGrantRequest", "CompactionRequest", "HashKVRequest", "WatchCreateRequest"):
+        assert run.counts[what] >= 1, run.counts
     assert len(run.errors) >= 7, f"hardly any error was provoked: {run.errors}"

@@ -7,6 +7,8 @@ from raftd.core.messages import Entry, EntryKind
 from raftd.kv.command import Kind, encode_command, encode_payload
 from raftd.kv.events import Compacted, previous, read_events
 from raftd.kv.limits import Limits
+from raftd.kv.mvcc import REVISIONS
+from tests.kv.invariants import check_tables
 from tests.kv.replica import Replica
 
 Seen = tuple[str, bytes, int]
@@ -94,6 +96,40 @@ def test_what_was_there_before(replica: Replica) -> None:
     replica.call(rpc_pb2.CompactionRequest(revision=4))
     # The state before revision 4 is compacted away, at whatever step its removal is.
     assert before() == [None, None, None, None, b"2@5"]
+    replica.call(rpc_pb2.CompactionRequest(revision=5))
+    (_, (event,)), *_ = read_events(replica.transaction, 6)
+    version = previous(replica.transaction, event)
+    assert version is not None
+    assert version.value == b"2", "what is read at the compacted revision itself is there"
+
+
+def test_a_key_deleted_and_created_at_one_revision(replica: Replica) -> None:
+    """etcd lets a put follow a delete without end. Both events are shown, also from that revision when it is
+    the compacted one; the put creates the key, so nothing was there before."""
+    delete = rpc_pb2.DeleteRangeRequest(key=b"a", range_end=b"\x00")
+    put_again = rpc_pb2.PutRequest(key=b"a", value=b"4")
+    operations = [
+        rpc_pb2.RequestOp(request_delete_range=delete),
+        rpc_pb2.RequestOp(request_put=put_again),
+    ]
+    replica.call(rpc_pb2.TxnRequest(success=operations))
+    ((_, (deleted, _, created)),) = read_events(replica.transaction, 7)
+    assert previous(replica.transaction, created) is None
+    version = previous(replica.transaction, deleted)
+    assert version is not None
+    assert version.value == b"3"
+    expected = [(7, [("DELETE", b"a", 7), ("DELETE", b"c", 7), ("PUT", b"a", 7)])]
+    assert history(replica, 7) == expected
+    replica.call(rpc_pb2.CompactionRequest(revision=7))
+    while replica.compaction_pending():
+        replica.step_compaction()
+    assert history(replica, 7) == expected
+    check_tables(replica.transaction)
+    put(replica, b"a")
+    replica.call(rpc_pb2.CompactionRequest(revision=8))
+    while replica.compaction_pending():
+        replica.step_compaction()
+    assert len(replica.tables()[REVISIONS]) == 1
 
 
 def test_an_entry_says_which_revisions_it_made() -> None:

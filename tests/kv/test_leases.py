@@ -148,6 +148,7 @@ def test_a_revoke_deletes_its_keys_in_order_at_one_revision() -> None:
     put(replica, b"stays")
     for key in keys:
         put(replica, key, 9)
+    assert keys_of(replica, 9) == sorted(keys)
     before = revision_of(replica)
     replica.call(rpc_pb2.LeaseRevokeRequest(ID=9))
     assert revision_of(replica) == before + 1
