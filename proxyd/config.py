@@ -58,6 +58,36 @@ MAX_REPLY_BYTES: Final = 256 * KIB
 MAX_GATHERED_BYTES: Final = 16 * MIB
 """Results waiting on one stream for a client that reads slowly; above it the stream is not read."""
 
+# Watches (proxyd.watch).
+MAX_FEEDS: Final = 8_192
+"""Distinct ranges watched at once; below the number of watches that a node allows on one stream."""
+MAX_WATCHES: Final = 100_000
+"""Of all clients together."""
+WATCH_OUTBOX_BYTES: Final = 4 * MIB
+"""Waiting for one stream's client; above it the stream's watches are paused, and later caught up."""
+WATCH_ALL_OUTBOXES_BYTES: Final = 256 * MIB
+WATCH_STALLED_S: Final = 30.0
+"""A client that takes nothing for so long loses its paused watches, then its stream (hazard 93)."""
+WATCH_FRAGMENT_BYTES: Final = 1536 * KIB
+"""Events in one message, where a client asked for fragments: etcd's limit of a request."""
+WATCH_KEPT_BYTES: Final = 256 * KIB
+WATCH_KEPT_BATCHES: Final = 256
+"""Recent events of one range, for watches that begin a little in the past."""
+WATCH_ALL_KEPT_BYTES: Final = 64 * MIB
+WATCH_RECENT_REVISIONS: Final = 10_000
+"""So far back the first watch of a range may begin without a catch-up of its own."""
+MAX_CATCH_UPS: Final = 64
+"""Watches that fetch the past at once; the next ones wait their turn."""
+WATCH_NOW_TIMEOUT_S: Final = 1.0
+"""How long a watch from now on asks for the present revision before it takes the highest known one."""
+WATCH_PROGRESS_S: Final = 5.0
+"""So often idle feeds learn how far the store is, if it moved, so that a compaction never overtakes them."""
+WATCH_PROGRESS_TIMEOUT_S: Final = 1.0
+WATCH_PROGRESS_RETRY_S: Final = 0.02
+WATCH_NOTIFY_S: Final = 600.0
+WATCH_NOTIFY_JITTER: Final = (1.0, 1.1)
+"""Between notifications of progress to watches that asked for them; as in etcd."""
+
 # Services (proxyd.table_service).
 TABLE_HEARTBEAT_S: Final = 0.1
 MAX_TABLE_WATCHERS: Final = 1_024

@@ -17,6 +17,7 @@ WATCH_TABLE: Final = table_pb2.DESCRIPTOR.services_by_name["LeaderTable"].method
 SESSION_STREAM: Final = session_pb2.DESCRIPTOR.services_by_name["Session"].methods_by_name["Stream"]
 STATUS: Final = rpc_pb2.DESCRIPTOR.services_by_name["Maintenance"].methods_by_name["Status"]
 MEMBER_LIST: Final = rpc_pb2.DESCRIPTOR.services_by_name["Cluster"].methods_by_name["MemberList"]
+WATCH: Final = rpc_pb2.DESCRIPTOR.services_by_name["Watch"].methods_by_name["Watch"]
 
 PROXY_METADATA: Final = "raftd-proxy"
 """On a proxyd's LeaderTable.Watch: the random id of the process that watches. The loop guard (hazard 88)."""

@@ -15,6 +15,7 @@ SERVICES = frozenset(
         "etcdserverpb.KV",
         "etcdserverpb.Cluster",
         "etcdserverpb.Maintenance",
+        "etcdserverpb.Watch",
         "raftd.session.Session",
         "raftd.table.LeaderTable",
     }

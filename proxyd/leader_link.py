@@ -8,43 +8,19 @@ effect once (hazard 87). Commands come from proxyd's own sessions (`proxyd.write
 
 import trio
 
-from clientctl.pending import Finish, PendingCommand
 from clientctl.pipeline import Pipeline
 from proto.errors import Status
-from proto.session_pb2 import Command
 from proxyd import config
 from proxyd.dial import SESSION_STREAM, Dial
 from proxyd.node_link import redial_pause_s
 from proxyd.table import Leader, LeaderTable
 
 
-class CommandPipeline(Pipeline):
-    """A pipeline whose relayed commands can be taken back when the client that sent them has left."""
-
-    def take(
-        self, session: int, first_outstanding: int, command: Command, deadline: float, finish: Finish
-    ) -> PendingCommand | None:
-        """Like `Pipeline.offer`; None when there is no room. `finish` is called once unless `drop` comes
-        before. The deadline may have passed: then `finish` is called soon, with an outcome."""
-        if not self._pending.has_room(len(command.request)):
-            return None
-        operation = self._pending.add_command(session, first_outstanding, command, deadline, finish)
-        self._added(deadline)
-        return operation
-
-    def drop(self, operation: PendingCommand, finish: Finish) -> None:
-        """What was taken is wanted no more. Unsent, it never will be sent; sent, its outcome is nobody's
-        concern."""
-        if not operation.finished:
-            self._pending.withdraw(operation, finish)
-            self._make_room()
-
-
 class LeaderLink:
     """`pipeline` takes commands at any time; `run` carries them while a leader is known."""
 
     def __init__(self, table: LeaderTable, dial: Dial) -> None:
-        self.pipeline = CommandPipeline(config.WRITE_LIMITS)
+        self.pipeline = Pipeline(config.WRITE_LIMITS)
         self._table = table
         self._dial = dial
 

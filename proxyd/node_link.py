@@ -6,6 +6,8 @@ Writes have a stream of their own (`proxyd.leader_link`).
 """
 
 import random
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import trio
@@ -15,6 +17,7 @@ from clientctl.pending import FinishRead
 from clientctl.pipeline import Pipeline
 from proto import errors
 from proto.errors import Status
+from proto.stream import MessageStream
 from proxyd import config
 from proxyd.dial import SESSION_STREAM, Channel, Dial
 
@@ -51,6 +54,14 @@ class NodeLink:
         if self._channel is None:
             raise Status(*MOVED)
         return await self._channel.unary(method, request, timeout=timeout, raw=raw)
+
+    def stream(
+        self, method: MethodDescriptor, request: Any = None, *, metadata: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[MessageStream]:
+        """A stream on the connection of the reads. Raises Status UNAVAILABLE when there is none."""
+        if self._channel is None:
+            raise Status(*MOVED)
+        return self._channel.stream(method, request, metadata=metadata)
 
     def give_up_reads(self) -> None:
         """The node has fallen silent: its reads are to be asked elsewhere."""

@@ -21,6 +21,8 @@ from proxyd.reads import Reads
 from proxyd.relay import Relay
 from proxyd.table import LeaderTable
 from proxyd.table_service import TableService
+from proxyd.watch.hub import Hub
+from proxyd.watch.stream import Watch
 from proxyd.writes import Writes
 
 
@@ -39,6 +41,8 @@ class Proxy:
         self.cluster = ClusterServices(self.table, self.endpoints)
         self.health = Health(self.table)
         self.relay = Relay(self.table, self.leader_link.pipeline, self.reads)
+        self.hub = Hub(self.table, self.reads, self.endpoints.links)
+        self.watch = Watch(self.hub, self.table)
         self.table_service = TableService(self.table, self.id, self.counters)
 
     async def run(self) -> None:
@@ -47,6 +51,7 @@ class Proxy:
             nursery.start_soon(self.endpoints.run)
             nursery.start_soon(self.leader_link.run)
             nursery.start_soon(self.reads.run)
+            nursery.start_soon(self.hub.run)
 
     async def close(self) -> None:
         """The last words to the cluster, while `run` still runs. Bounded in time."""
@@ -61,7 +66,7 @@ class Proxy:
             self.health.service(),
             self.relay.service(),
             self.table_service.service(),
-            Service(services_by_name["Watch"], {}),
+            self.watch.service(),
             Service(services_by_name["Lease"], {}),
         ]
 
@@ -74,4 +79,8 @@ class Proxy:
             "writes": self.writes.executed,
             "commands_relayed": self.relay.relayed,
             "leader_changes": self.table.leader_changes,
+            "watches": self.hub.watches,
+            "watched_ranges": self.hub.feeds,
+            "watch_catch_ups": self.hub.catch_ups,
+            "watch_resumptions": self.hub.upstream.resumptions,
         }

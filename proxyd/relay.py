@@ -14,13 +14,13 @@ from google.protobuf.message import DecodeError
 
 from clientctl.config import COMMAND_BYTES_OVERHEAD
 from clientctl.pending import PendingCommand
+from clientctl.pipeline import Pipeline
 from proto import errors, rpc_pb2, session_pb2
 from proto.bridge import Call, Service
 from proto.errors import Status
 from proto.session_pb2 import Batch, Command, ReadResult, Reply, Request, Result
 from proto.stream import MessageStream, StreamEnded
 from proxyd import config
-from proxyd.leader_link import CommandPipeline
 from proxyd.patience import waiting_deadline, why_in_vain
 from proxyd.reads import Connection, Read, Reads, is_serializable
 from proxyd.table import LeaderTable
@@ -29,7 +29,7 @@ from proxyd.table import LeaderTable
 class Relay:
     """Handler of raftd.session.Session."""
 
-    def __init__(self, table: LeaderTable, pipeline: CommandPipeline, reads: Reads) -> None:
+    def __init__(self, table: LeaderTable, pipeline: Pipeline, reads: Reads) -> None:
         self.table = table
         self.pipeline = pipeline
         self.reads = reads
@@ -228,7 +228,7 @@ class _RelayedCommand:
     def finish(self, result: Result) -> None:
         self._stream.command_finished(self, result)
 
-    def drop(self, pipeline: CommandPipeline) -> None:
+    def drop(self, pipeline: Pipeline) -> None:
         if self.operation is not None:
             pipeline.drop(self.operation, self.finish)
 

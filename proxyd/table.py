@@ -79,6 +79,7 @@ class LeaderTable:
         notable = not view.live or view.member_id != update.member_id or view.leaving != update.leaving
         view.live, view.silent, view.heard_at = True, False, now
         view.member_id, view.leaving = update.member_id, update.leaving
+        notable |= view.leader != update.leader
         view.term, view.leader = update.term, update.leader
         view.commit_index, view.applied_index = update.commit_index, update.applied_index
         view.revision = max(view.revision, update.revision)

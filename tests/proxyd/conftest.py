@@ -85,6 +85,13 @@ class Running:
                 self.result = await function(*arguments)
             except Status as error:
                 self.error = error
+            except ExceptionGroup as group:  # a handler with nurseries; the bridge unwraps them as well
+                cause: Exception = group
+                while isinstance(cause, ExceptionGroup) and len(cause.exceptions) == 1:
+                    cause = cause.exceptions[0]
+                if not isinstance(cause, Status):
+                    raise
+                self.error = cause
         self.took_s = trio.current_time() - began
         self.done.set()
 

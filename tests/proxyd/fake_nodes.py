@@ -25,6 +25,7 @@ from proto.service import Service
 from proto.session_pb2 import Batch, Command, Read, Registered, Reply, Request, Result
 from proto.stream import InMemoryStream, MessageStream, StreamEnded, in_memory_pair
 from proto.table_pb2 import TableMember, TableUpdate
+from tests.proxyd.fake_watching import FakeHistory, FakeWatching
 
 HEARTBEAT_S = 0.1
 ELECTION_TIMEOUT_MS = 300
@@ -53,6 +54,7 @@ class FakeNode:
         self.unary_calls: list[str] = []
         self._watchers: list[MessageStream] = []
         self._streams: list[MessageStream] = []
+        self.watching = FakeWatching(self)
 
     def update(self) -> TableUpdate:
         return TableUpdate(
@@ -63,6 +65,7 @@ class FakeNode:
             commit_index=self.cluster.commit_index,
             applied_index=self.cluster.commit_index - self.behind,
             leaving=self.leaving,
+            revision=self.cluster.revision if self.revision is None else self.revision,
             election_timeout_ms=ELECTION_TIMEOUT_MS,
         )
 
@@ -78,6 +81,7 @@ class FakeNode:
             _reset(stream)
         self._watchers = []
         self.break_sessions()
+        self.watching.break_streams()
 
     def break_sessions(self) -> None:
         """The session streams break, the node lives on."""
@@ -146,6 +150,14 @@ class FakeNode:
         if reply.ByteSize():
             await stream.send(reply)
 
+    def handler(self, method: str) -> Callable[[MessageStream], Awaitable[None]]:
+        """What serves streams of this method."""
+        return {
+            "raftd.table.LeaderTable.Watch": self.serve_watch,
+            "raftd.session.Session.Stream": self.serve_session,
+            "etcdserverpb.Watch.Watch": self.watching.serve,
+        }[method]
+
     def header(self) -> ResponseHeader:
         revision = self.cluster.revision if self.revision is None else self.revision
         return ResponseHeader(
@@ -182,6 +194,7 @@ class FakeCluster:
         self.executed: list[tuple[int, int, bytes]] = []
         self.sessions: dict[int, dict[int, Result]] = {}
         self.refusal: Callable[[int, Command], Result | None] = lambda session, command: None
+        self.history = FakeHistory()
         self.dialled: list[str] = []
         self.nursery: trio.Nursery
         self._last_session = 0
@@ -195,6 +208,24 @@ class FakeCluster:
             TableMember(id=node.member_id, name=f"n{node.member_id}", client_urls=[f"http://{node.address}"])
             for node in self.nodes.values()
         ]
+
+    def write(self, key: bytes, value: bytes = b"v") -> int:
+        """A put by somebody else; returns its revision."""
+        self.revision += 1
+        self.history.put(self.revision, key, value)
+        self._tell_watchers()
+        return self.revision
+
+    def erase(self, *keys: bytes) -> int:
+        """Deletes keys in one revision."""
+        self.revision += 1
+        self.history.delete(self.revision, keys)
+        self._tell_watchers()
+        return self.revision
+
+    def _tell_watchers(self) -> None:
+        for node in self.nodes.values():
+            node.watching.changed()
 
     def elect(self, member_id: int, term: int, *, told: tuple[int, ...] | None = None) -> None:
         """The nodes `told` (all by default) hear of a new leader."""
@@ -267,7 +298,7 @@ class FakeChannel:
         if self._node is None or not self._node.up:
             theirs.close(Status(errors.UNAVAILABLE, "failed to connect"))
         else:
-            serve = self._node.serve_watch if method.name == "Watch" else self._node.serve_session
+            serve = self._node.handler(method.full_name)
             self._cluster.nursery.start_soon(self._serve, serve, theirs)
         try:
             yield ours
