@@ -15,7 +15,8 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
 from clientctl import link as links
-from clientctl import lock, unary
+from clientctl import lock as locks
+from clientctl import unary
 from clientctl.config import (
     ELECTION_TTL_S,
     LOCK_TTL_S,
@@ -79,6 +80,7 @@ from proto.rpc_pb2 import (
     RangeResponse,
     TxnRequest,
     TxnResponse,
+    WatchCreateRequest,
 )
 from proto.session_pb2 import Command
 
@@ -179,6 +181,7 @@ class Client(Inquiries):
         *,
         prev_kv: bool = False,
         ignore_value: bool = False,
+        ignore_lease: bool = False,
         lease: int = 0,
         ttl: int = 0,
         timeout: float | None = None,
@@ -186,12 +189,15 @@ class Client(Inquiries):
         """Set `key` to `value`. With `prev_kv` the reply has what was there before.
 
         `ignore_value` leaves the value as it is (the key must exist) and makes a new version of it. The key
-        ends with `lease`, or after `ttl` seconds, for which it gets a lease of its own; or never.
+        ends with `lease`, or after `ttl` seconds, for which it gets a lease of its own; or with the lease
+        that it has (`ignore_lease`); or never.
         """
         assert not (lease and ttl), "lease and ttl exclude each other"
         if ttl:
             lease = (await self.lease_grant(ttl, timeout=timeout)).ID
-        request = put_request(key, value, prev_kv=prev_kv, ignore_value=ignore_value, lease=lease)
+        request = put_request(
+            key, value, prev_kv=prev_kv, ignore_value=ignore_value, ignore_lease=ignore_lease, lease=lease
+        )
         return await self.execute_put(request, timeout=timeout)
 
     async def get(
@@ -308,6 +314,10 @@ class Client(Inquiries):
             progress_notify=progress_notify,
             fragment=fragment,
         )
+        return self.watch_request(request)
+
+    def watch_request(self, request: WatchCreateRequest) -> Watch:
+        """As `watch`, of a request that is built already."""
         return self._watches.make(request)
 
     async def compact(
@@ -386,13 +396,13 @@ class Client(Inquiries):
 
     def lock(
         self, name: Data, *, ttl: int = LOCK_TTL_S, lease: Lease | None = None
-    ) -> AbstractAsyncContextManager[lock.Lock]:
+    ) -> AbstractAsyncContextManager[locks.Lock]:
         """`async with client.lock("name"):` only one of all who do so runs the block at a time.
 
         If this client vanishes, the lock ends `ttl` seconds later. If the lock is lost (no server answers for
         so long), the block is cancelled and `LeaseLost` raised. `lease`: use this one, not one of its own.
         """
-        return lock.hold(self, to_bytes(name), ttl, lease, self._lease_limits)
+        return locks.hold(self, to_bytes(name), ttl, lease, self._lease_limits)
 
     def election(self, name: Data, *, ttl: int = ELECTION_TTL_S) -> Election:
         """`async with client.election("name").campaign("me"):` of all who do so one leads, in the order in

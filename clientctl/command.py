@@ -6,7 +6,7 @@ Trio, gRPC and protobuf are imported only when a verb runs, so that `--help` and
 import functools
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import click
@@ -23,6 +23,8 @@ USAGE: Final = 2
 NOT_DONE: Final = 3
 UNKNOWN: Final = 4
 INTERRUPTED: Final = 130
+COMMAND_NOT_RUN: Final = 127
+"""As a shell says it."""
 
 _Value = TypeVar("_Value")
 _Verb = Callable[..., int]
@@ -68,6 +70,45 @@ def with_client(
             raise
         write_outcome = "outcome unknown: the write may or may not have happened"
         raise Interrupted(f"interrupted; {write_outcome if writes else 'nothing was changed'}") from None
+
+
+async def until_signal(operate: "Callable[[], Awaitable[_Value]]") -> "_Value | None":
+    """Run `operate` to its end, and return its value; or cancel it at SIGINT or SIGTERM, and return None."""
+    import signal
+
+    import trio
+
+    value: _Value | None = None
+    failure: Exception | None = None
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait)
+            try:
+                value = await operate()
+            except Exception as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return value
+
+
+async def run_command(command: "Sequence[str]", variables: dict[str, str]) -> "tuple[int, str]":
+    """Run a command of the user's with our input and outputs; its exit status, and what is wrong with it."""
+    import trio
+
+    try:
+        process = await trio.run_process(command, stdin=None, check=False, env={**os.environ, **variables})
+    except OSError as error:
+        return COMMAND_NOT_RUN, f"{command[0]}: {error.strerror}"
+    if process.returncode < 0:
+        return 128 - process.returncode, f"signal {-process.returncode}"
+    return process.returncode, f"exit status {process.returncode}" if process.returncode else ""
 
 
 def _is_interrupt(error: BaseException) -> bool:

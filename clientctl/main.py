@@ -2,7 +2,7 @@
 
 Exit status: 0 done (an empty range and a delete of nothing too), 1 a single key is absent, a transaction's
 condition is false or a server is unhealthy, 2 wrong usage, 3 surely not done, 4 outcome unknown, 130
-interrupted.
+interrupted. `lock` with a command exits as that does.
 """
 
 import sys
@@ -10,7 +10,15 @@ from collections.abc import Sequence
 
 import click
 
-from clientctl import verbs_cluster, verbs_kv, verbs_txn
+from clientctl import (
+    verbs_cluster,
+    verbs_completion,
+    verbs_kv,
+    verbs_lease,
+    verbs_lock,
+    verbs_txn,
+    verbs_watch,
+)
 from clientctl.command import (
     DONE,
     INTERRUPTED,
@@ -28,7 +36,7 @@ from clientctl.settings import global_options
 @click.group(context_settings={"auto_envvar_prefix": "CLIENTCTL", "help_option_names": ["-h", "--help"]})
 @global_options(root=True)
 def root() -> None:
-    """Put and get keys, and look at the servers that keep them.
+    """Put, get and watch keys, lock and elect by them, and look at the servers that keep them.
 
     Every flag here may also stand after the verb, come from the environment (CLIENTCTL_ENDPOINTS, …), or from
     the TOML file named by --config-file; in this order of precedence.
@@ -38,7 +46,15 @@ def root() -> None:
     """
 
 
-for _verbs in (verbs_kv, verbs_txn, verbs_cluster):
+for _verbs in (
+    verbs_kv,
+    verbs_txn,
+    verbs_watch,
+    verbs_lease,
+    verbs_lock,
+    verbs_cluster,
+    verbs_completion,
+):
     _verbs.add_verbs(root)
 
 

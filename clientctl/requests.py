@@ -68,11 +68,22 @@ def key_range(key: Data, range_end: Data | None, *, prefix: bool, from_key: bool
 
 
 def put_request(
-    key: Data, value: Data = b"", *, prev_kv: bool = False, ignore_value: bool = False, lease: int = 0
+    key: Data,
+    value: Data = b"",
+    *,
+    prev_kv: bool = False,
+    ignore_value: bool = False,
+    ignore_lease: bool = False,
+    lease: int = 0,
 ) -> PutRequest:
     """A put; arguments as in `Client.put`."""
     return PutRequest(
-        key=to_bytes(key), value=to_bytes(value), prev_kv=prev_kv, ignore_value=ignore_value, lease=lease
+        key=to_bytes(key),
+        value=to_bytes(value),
+        prev_kv=prev_kv,
+        ignore_value=ignore_value,
+        ignore_lease=ignore_lease,
+        lease=lease,
     )
 
 

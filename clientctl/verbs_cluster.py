@@ -1,4 +1,5 @@
-"""The verbs that ask servers about themselves: endpoint status, endpoint health, member list, version."""
+"""The verbs that ask servers about themselves: endpoint status, health and hashkv,
+member list, version."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ import click
 from clientctl.command import DONE, NEGATIVE, NOT_DONE, say, say_error, verb, with_client, write
 from clientctl.config import API_VERSION
 from clientctl.settings import Settings
+from clientctl.verbs_kv import INT64
 
 if TYPE_CHECKING:
     from clientctl.client import Client
-    from proto.rpc_pb2 import StatusResponse
+    from proto.rpc_pb2 import HashKVResponse, StatusResponse
 
 _CLUSTER = click.option("--cluster", is_flag=True, help="All members of the cluster, not just the endpoints.")
 
@@ -25,6 +27,8 @@ def add_verbs(group: click.Group) -> None:
     group.add_command(member)
     verb(endpoint, "status")(_CLUSTER(_status))
     verb(endpoint, "health")(_CLUSTER(_health))
+    revision = click.option("--rev", type=INT64, default=0, help="The history up to this; 0: all of it.")
+    verb(endpoint, "hashkv")(_CLUSTER(revision(_hashkv)))
     verb(member, "list")(_member_list)
     verb(group, "version")(_version)
 
@@ -36,6 +40,7 @@ class _Answer:
     endpoint: str
     status: "StatusResponse | None" = None
     counters: dict[str, int] | None = None
+    hash: "HashKVResponse | None" = None
     took_s: float = 0.0
     error: str = ""
 
@@ -105,6 +110,29 @@ def _health_json(answer: _Answer) -> dict[str, Any]:
 
     shown = {"endpoint": answer.endpoint, "health": not answer.error, "took": output.duration(answer.took_s)}
     return {**shown, "error": answer.error} if answer.error else shown
+
+
+def _hashkv(settings: Settings, cluster: bool, rev: int) -> int:
+    """Show a checksum of each server's history: equal ones have equal histories."""
+    from clientctl import output
+
+    async def ask(client: "Client", answer: _Answer) -> None:
+        answer.hash = await client.hash_kv(answer.endpoint, revision=rev)
+
+    answers = _ask_each(settings, cluster, ask)
+    for answer in answers:
+        if answer.error:
+            say(f"Failed to get the hash of endpoint {answer.endpoint} ({answer.error})")
+    found = [(answer.endpoint, answer.hash) for answer in answers if answer.hash]
+    rows = [[endpoint, str(reply.hash)] for endpoint, reply in found]
+    if settings.write_out == "json":
+        shown = [{"Endpoint": endpoint, "HashKV": output.json_value(reply)} for endpoint, reply in found]
+        write(output.json_line(shown))
+    elif settings.write_out == "table":
+        write(output.table(("ENDPOINT", "HASH"), rows))
+    else:
+        write(output.simple_lines(rows))
+    return NOT_DONE if any(answer.error for answer in answers) else DONE
 
 
 def _member_list(settings: Settings) -> int:

@@ -11,6 +11,7 @@ from clientctl.config import VALUE_BYTES_MAX
 from clientctl.settings import Settings
 
 if TYPE_CHECKING:
+    from clientctl.client import Client
     from clientctl.output import Show
     from proto.kv_pb2 import KeyValue
     from proto.rpc_pb2 import (
@@ -35,12 +36,12 @@ _CONSISTENCIES = {
 }
 
 
-def _data(context: click.Context, parameter: click.Parameter, value: str | None) -> bytes | None:
+def data(context: click.Context, parameter: click.Parameter, value: str | None) -> bytes | None:
     """The bytes that stood on the command line, whatever their encoding."""
     return None if value is None else value.encode("utf-8", "surrogateescape")
 
 
-def _parameters(*decorators: Callable[[_Function], _Function]) -> Callable[[_Function], _Function]:
+def parameters(*decorators: Callable[[_Function], _Function]) -> Callable[[_Function], _Function]:
     def decorate(function: _Function) -> _Function:
         for decorator in reversed(decorators):
             function = decorator(function)
@@ -49,29 +50,45 @@ def _parameters(*decorators: Callable[[_Function], _Function]) -> Callable[[_Fun
     return decorate
 
 
+def lease_id(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """The id of a lease, in hexadecimal as everywhere in etcdctl."""
+    try:
+        lease = -1 if value.lower().startswith("0x") else int(value, 16)
+    except ValueError:
+        lease = -1
+    if not 0 <= lease < 1 << 63:
+        text = f"{value!r} is not the id of a lease, which is hexadecimal"
+        raise click.BadParameter(text, context, parameter)
+    return lease
+
+
 def _choice(*names: str) -> click.Choice[str]:
     return click.Choice(names, case_sensitive=False)
 
 
-_INT64 = click.IntRange(0, (1 << 63) - 1)
-_KEY = click.argument("key", callback=_data)
-_RANGE_END = click.argument("range_end", required=False, callback=_data)
-_PREFIX = click.option("--prefix", is_flag=True, help="All keys that start with KEY.")
-_FROM_KEY = click.option("--from-key", is_flag=True, help="All keys from KEY on.")
+INT64 = click.IntRange(0, (1 << 63) - 1)
+_KEY = click.argument("key", callback=data)
+_RANGE_END = click.argument("range_end", required=False, callback=data)
+PREFIX = click.option("--prefix", is_flag=True, help="All keys that start with KEY.")
+FROM_KEY = click.option("--from-key", is_flag=True, help="All keys from KEY on.")
 _PREV_KV = click.option("--prev-kv", is_flag=True, help="Show what was there before.")
-_PUT = _parameters(
+_PUT = parameters(
     _KEY,
-    click.argument("value", required=False, callback=_data),
+    click.argument("value", required=False, callback=data),
     _PREV_KV,
     click.option("--ignore-value", is_flag=True, help="Leave the value as it is; only a new version."),
+    click.option("--ignore-lease", is_flag=True, help="Leave the lease as it is."),
+    click.option(
+        "--lease", callback=lease_id, default="0", help="The key ends with this lease.", metavar="ID"
+    ),
 )
-_GET = _parameters(
+_GET = parameters(
     _KEY,
     _RANGE_END,
-    _PREFIX,
-    _FROM_KEY,
-    click.option("--limit", type=_INT64, default=0, help="At most so many; 0: all."),
-    click.option("--rev", type=_INT64, default=0, help="As of this revision."),
+    PREFIX,
+    FROM_KEY,
+    click.option("--limit", type=INT64, default=0, help="At most so many; 0: all."),
+    click.option("--rev", type=INT64, default=0, help="As of this revision."),
     click.option("--keys-only", is_flag=True, help="Leave the values out."),
     click.option("--count-only", is_flag=True, help="Only how many there are."),
     click.option("--print-value-only", is_flag=True, help="Only the values, in simple output."),
@@ -79,20 +96,26 @@ _GET = _parameters(
     click.option("--order", type=_choice(*_ORDERS), default=None, help="Which way to sort."),
     click.option("--consistency", type=_choice(*_CONSISTENCIES), default="l", help="What the read promises."),
 )
-_DEL = _parameters(_KEY, _RANGE_END, _PREFIX, _FROM_KEY, _PREV_KV)
+_DEL = parameters(_KEY, _RANGE_END, PREFIX, FROM_KEY, _PREV_KV)
 
 
 # As requests
 
 
-def _put_request(key: bytes, value: bytes | None, prev_kv: bool, ignore_value: bool) -> "PutRequest":
+def _put_request(
+    key: bytes, value: bytes | None, prev_kv: bool, ignore_value: bool, ignore_lease: bool, lease: int
+) -> "PutRequest":
     from clientctl.requests import put_request
 
     if ignore_value and value is not None:
         raise click.UsageError("put needs no value when --ignore-value is set")
     if value is None and not ignore_value:
         raise click.UsageError("put needs a value")
-    return put_request(key, value or b"", prev_kv=prev_kv, ignore_value=ignore_value)
+    if ignore_lease and lease:
+        raise click.UsageError("--lease and --ignore-lease exclude each other")
+    return put_request(
+        key, value or b"", prev_kv=prev_kv, ignore_value=ignore_value, ignore_lease=ignore_lease, lease=lease
+    )
 
 
 def _get_request(
@@ -161,12 +184,17 @@ TXN_LINES = {
 
 def add_verbs(group: click.Group) -> None:
     """Give the root command put, get and del."""
-    verb(group, "put")(_PUT(_put))
+    ttl = click.option(
+        "--ttl", type=click.IntRange(1, (1 << 63) - 1), help="The key ends after so many seconds."
+    )
+    verb(group, "put")(_PUT(ttl(_put)))
     verb(group, "get")(_GET(_get))
     verb(group, "del")(_DEL(_del))
 
 
-def _put(settings: Settings, value: bytes | None, ignore_value: bool, **parameters: Any) -> int:
+def _put(
+    settings: Settings, value: bytes | None, ignore_value: bool, ttl: int | None, **parameters: Any
+) -> int:
     """Set KEY to VALUE, or to what standard input has.
 
     A value that begins with a dash is given after "--".
@@ -176,7 +204,15 @@ def _put(settings: Settings, value: bytes | None, ignore_value: bool, **paramete
         if len(value) > VALUE_BYTES_MAX:
             raise click.UsageError(f"the value on standard input has more than {VALUE_BYTES_MAX} bytes")
     request = _put_request(value=value, ignore_value=ignore_value, **parameters)
-    reply = with_client(settings, lambda client: client.execute_put(request), writes=True)
+    if ttl and (request.lease or request.ignore_lease):
+        raise click.UsageError("--ttl excludes --lease and --ignore-lease")
+
+    async def put(client: "Client") -> "PutResponse":
+        if ttl:
+            request.lease = (await client.lease_grant(ttl)).ID
+        return await client.execute_put(request)
+
+    reply = with_client(settings, put, writes=True)
     write(_show_put(settings, reply))
     return DONE
 

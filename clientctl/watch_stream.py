@@ -47,6 +47,7 @@ class WatchStreams:
         self._creating: dict[int, Watch] = {}
         self._live: dict[int, Watch] = {}
         self._last_id = 0
+        self._progress_wanted = False
         self._work = trio.Event()
 
     def make(self, request: WatchCreateRequest) -> Watch:
@@ -98,8 +99,8 @@ class WatchStreams:
             self._leave(watch)
 
     def ask_progress(self) -> None:
-        if not any(request.HasField("progress_request") for request in self._requests):
-            self._ask(WatchRequest(progress_request=WatchProgressRequest()))
+        self._progress_wanted = True
+        self._work.set()
 
     # On one stream
 
@@ -132,6 +133,10 @@ class WatchStreams:
         # Cancellations first: they make room at the server.
         if self._requests:
             return self._requests.popleft()
+        if not self._wanted and self._progress_wanted:
+            # After all creations, whose watches are to get the answer.
+            self._progress_wanted = False
+            return WatchRequest(progress_request=WatchProgressRequest())
         if not self._wanted or len(self._creating) >= self._limits.creations_max:
             return None
         watch = next(iter(self._wanted))
@@ -219,15 +224,13 @@ class WatchStreams:
     def _leave(self, watch: Watch) -> None:
         """Have the server forget a watch."""
         del self._live[watch.id]
-        self._ask(WatchRequest(cancel_request=WatchCancelRequest(watch_id=watch.id)))
-
-    def _ask(self, request: WatchRequest) -> None:
-        self._requests.append(request)
+        self._requests.append(WatchRequest(cancel_request=WatchCancelRequest(watch_id=watch.id)))
         self._work.set()
 
     def _lost(self) -> None:
         """The stream is gone, and with it all that the server knew."""
         self._requests.clear()
+        self._progress_wanted = False
         self._creating.clear()
         self._live.clear()
         self._wanted.clear()
