@@ -15,7 +15,7 @@ and it is a put that is live at C. Nothing is left to do once the place lies bey
 """
 
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from raftd.kv import keyspace
 from raftd.kv.keyspace import HISTORY, REVISION_BYTES
@@ -43,33 +43,56 @@ def step_compaction(transaction: Transaction, state: State, limits: Limits) -> N
     """Go on from where the last step stopped; nothing when nothing is pending."""
     if not compaction_pending(state):
         return
-    start = _REVISION.pack(state.compaction_main, state.compaction_sub)
-    end = _REVISION.pack(state.compacted_revision + 1, 0)
-    looked_at: list[tuple[bytes, bytes, bool]] = []
-    read_bytes = 0
-    for place, record in transaction.scan(REVISIONS, start, end):
-        if len(looked_at) == limits.compaction_step_rows or read_bytes >= limits.compaction_step_bytes:
+    written, end = _written(transaction, state, limits)
+    at_compacted = _REVISION.pack(state.compacted_revision, 0)
+    dropped_bytes = 0
+    for place, key, is_tombstone in written:
+        if dropped_bytes >= limits.compaction_step_bytes:
             end = place
             break
-        fields = unpack(record)
-        looked_at.append((place, fields[1], len(fields) == TOMBSTONE_FIELDS))
-        read_bytes += len(record)
-    at_compacted = _REVISION.pack(state.compacted_revision, 0)
-    for place, key, is_tombstone in looked_at:
         physical = keyspace.find(transaction, key)
         assert physical is not None, f"table {REVISIONS} has a key without a path at {place.hex()}"
-        for row, _ in transaction.scan(HISTORY, physical, physical + place, reverse=True):
-            predecessor = row[-REVISION_BYTES:]
-            break
-        else:
-            predecessor = None
+        predecessor = _predecessor(transaction, physical, place)
         if predecessor is not None and predecessor < at_compacted:
-            _drop(transaction, physical, predecessor)
+            dropped_bytes += _drop(transaction, physical, predecessor)
         if is_tombstone and place < at_compacted:
             _drop(transaction, physical, place)
     state.compaction_main, state.compaction_sub = _REVISION.unpack(end)
 
 
-def _drop(transaction: Transaction, physical: bytes, place: bytes) -> None:
-    assert transaction.delete(HISTORY, physical + place), f"table {HISTORY} lacks {place.hex()}"
-    assert transaction.delete(REVISIONS, place), f"table {REVISIONS} lacks {place.hex()}"
+class _Written(NamedTuple):
+    place: bytes
+    key: bytes
+    is_tombstone: bool
+
+
+def _written(transaction: Transaction, state: State, limits: Limits) -> tuple[list[_Written], bytes]:
+    """What this step looks at, and the place after it."""
+    start = _REVISION.pack(state.compaction_main, state.compaction_sub)
+    end = _REVISION.pack(state.compacted_revision + 1, 0)
+    written: list[_Written] = []
+    read_bytes = 0
+    for place, record in transaction.scan(REVISIONS, start, end):
+        if len(written) == limits.compaction_step_rows or read_bytes >= limits.compaction_step_bytes:
+            return written, place
+        fields = unpack(record)
+        written.append(_Written(place, fields[1], len(fields) == TOMBSTONE_FIELDS))
+        read_bytes += len(record)
+    return written, end
+
+
+def _predecessor(transaction: Transaction, physical: bytes, place: bytes) -> bytes | None:
+    """The place of the key's version before the one at `place`."""
+    for row, _ in transaction.scan(HISTORY, physical, physical + place, reverse=True):
+        return row[-REVISION_BYTES:]
+    return None
+
+
+def _drop(transaction: Transaction, physical: bytes, place: bytes) -> int:
+    """Remove a version; how many bytes it had."""
+    record = transaction.get(REVISIONS, place)
+    assert record is not None, f"table {REVISIONS} lacks {place.hex()}"
+    transaction.delete(REVISIONS, place)
+    there = transaction.delete(HISTORY, physical + place)
+    assert there, f"table {HISTORY} lacks {place.hex()}"
+    return len(record)

@@ -35,7 +35,8 @@ class Limits:
     compaction_step_rows: int = 512
     """Old versions that one COMPACT or COMPACT_STEP command looks at: about 5 ms of the writer thread."""
     compaction_step_bytes: int = 4 * 1024 * 1024
-    """The step ends with the version that brings the sum of those it read to this many bytes."""
+    """The step ends with the version that brings the sum of those it looked at, or of those it removed, to so
+    many bytes: LMDB frees the pages of large values in one transaction with everything else (hazard 73)."""
 
     max_sessions: int = 10_000
     """One more evicts the session that has been idle for longest."""

@@ -153,6 +153,20 @@ def test_a_step_is_bounded_in_bytes() -> None:
     assert finish(replica) == 6
 
 
+def test_a_step_is_bounded_in_bytes_that_it_removes() -> None:
+    """Large values that small ones have replaced (hazard 73)."""
+    replica = Replica(Limits(compaction_step_bytes=10_000))
+    for number in range(20):
+        put(replica, b"%d" % number, bytes(4_000))
+    compact(replica, 21)
+    finish(replica)
+    for number in range(20):
+        put(replica, b"%d" % number)
+    compact(replica, 41)
+    assert finish(replica) == 6
+    assert versions(replica) == 20
+
+
 def test_a_revision_with_many_changes_takes_several_steps() -> None:
     replica = Replica(SMALL_STEPS)
     for number in range(9):
