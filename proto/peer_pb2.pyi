@@ -483,6 +483,59 @@ class ForwardReply(_message.Message):
 Global___ForwardReply: _TypeAlias = ForwardReply  # noqa: Y015
 
 @_typing.final
+class LeasesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: _builtins.int
+    RENEW_FIELD_NUMBER: _builtins.int
+    REMAINING_MS_FIELD_NUMBER: _builtins.int
+    renew: _builtins.bool
+    """A keepalive: each lease gets its whole time anew."""
+    remaining_ms: _builtins.int
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+        renew: _builtins.bool = ...,
+        remaining_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "remaining_ms", b"remaining_ms", "renew", b"renew"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeasesRequest: _TypeAlias = LeasesRequest  # noqa: Y015
+
+@_typing.final
+class LeasesReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOT_LEADER_FIELD_NUMBER: _builtins.int
+    TTLS_FIELD_NUMBER: _builtins.int
+    not_leader: _builtins.bool
+    """Nothing was renewed."""
+    @_builtins.property
+    def ttls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """In seconds, one for each id. Renewed: the time granted, 0 for none such. Asked: the time left, -1 for none such."""
+
+    def __init__(
+        self,
+        *,
+        not_leader: _builtins.bool = ...,
+        ttls: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_leader", b"not_leader", "ttls", b"ttls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeasesReply: _TypeAlias = LeasesReply  # noqa: Y015
+
+@_typing.final
 class IdentifyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -69,6 +69,17 @@ WATCH_STALLED_S: Final = 60.0
 MAX_STREAM_WATCHES: Final = 10_000
 """On one stream; etcd has no such bound."""
 
+# Leases (raftd.leases, raftd.services.lease).
+MAX_EXPIRED_LEASES: Final = 500
+"""That one command revokes; and so many steps of the countdown at a stretch."""
+EXPIRY_RETRY_S: Final = 0.1
+MAX_LEASE_BATCH: Final = 4_096
+"""Keepalives and questions that go to the leader together."""
+MAX_PENDING_LEASE_CALLS: Final = 65_536
+LEASE_EXCHANGE_S: Final = 1.0
+"""One batch's time at the leader; then it is tried again, perhaps at another one."""
+LEASE_RETRY_S: Final = 0.02
+
 TABLE_HEARTBEAT_S: Final = 0.1
 SHUTDOWN_TRANSFER_S: Final = 1.0
 SHUTDOWN_DRAIN_S: Final = 2.0

@@ -193,7 +193,7 @@ class Node:
         for happen in arrived:
             happen()
         self._tick()
-        self._proposals.propose(self.raft, self._now_cluster_time_ms())
+        self._proposals.propose(self.raft, self.cluster_time_ms())
         self.reads.begin_round(self.raft)
         while self.raft.has_ready():
             self._act_on(self.raft.ready(), nursery)
@@ -276,7 +276,7 @@ class Node:
         if entry.kind is EntryKind.COMMANDS:
             self._last_commands = entry
         elif self.leads:
-            self._take_up_cluster_time(self._now_cluster_time_ms())
+            self._take_up_cluster_time(self.cluster_time_ms())
         for follow in self.applied:
             follow(entry, applied)
         self._proposals.applied(entry, applied.results)
@@ -293,7 +293,8 @@ class Node:
     # plus its own monotonic time in office. What it took for the last value is corrected by the no-op of its
     # term: by then all earlier entries are applied.
 
-    def _now_cluster_time_ms(self) -> int:
+    def cluster_time_ms(self) -> int:
+        """While this node leads, as of the no-op of its term."""
         return self._cluster_time_ms + int((trio.current_time() - self._in_office_since) * 1000)
 
     def _take_up_cluster_time(self, reached_ms: int) -> None:

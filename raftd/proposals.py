@@ -10,6 +10,9 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
+
+import trio
 
 from proto import errors
 from raftd import config
@@ -145,6 +148,33 @@ class Proposals:
     def _forget(self, submission: Submission) -> None:
         self._commands -= len(submission.commands)
         self._bytes -= submission.size_bytes
+
+
+class Proposer(Protocol):
+    """The node."""
+
+    def submit(self, submission: Submission) -> None: ...
+
+    def withdraw(self, submission: Submission) -> bool: ...
+
+
+async def execute(proposer: Proposer, command: bytes) -> Result | Refusal:
+    """What one command came to, for a task that waits as long as it takes."""
+    ended = trio.Event()
+    answers: list[Sequence[Result] | Refusal] = []
+
+    def done(answer: Sequence[Result] | Refusal) -> None:
+        answers.append(answer)
+        ended.set()
+
+    submission = Submission((command,), len(command), done)
+    proposer.submit(submission)
+    try:
+        await ended.wait()
+    finally:
+        if not answers:
+            proposer.withdraw(submission)
+    return answers[0] if isinstance(answers[0], Refusal) else answers[0][0]
 
 
 def refusal_status(refusal: Refusal) -> errors.Status:

@@ -33,7 +33,9 @@ class Read:
     """`run` gets a read transaction on a worker thread and returns the serialized reply or raises Status.
 
     `deadline` is on Trio's clock. `min_revision` makes a local read wait for that revision
-    (read-your-writes). `abandoned` is set by a caller that left.
+    (read-your-writes). `abandoned` is set by a caller that left. `confirms_only`: nothing is read; `done`
+    gets b"" when the round has ended: whoever led when the read arrived was the leader still. `internal`
+    ones are no client's and not counted.
     """
 
     run: Callable[[ReadTransaction], bytes]
@@ -43,6 +45,8 @@ class Read:
     min_revision: int = 0
     deadline: float = math.inf
     abandoned: bool = False
+    confirms_only: bool = False
+    internal: bool = False
 
 
 @dataclass(slots=True)
@@ -144,7 +148,13 @@ class Reads:
             self._arrived = failed.reads + self._arrived
             self._retry_at = trio.current_time() + config.READ_RETRY_S
         else:
-            self._rounds[state.token].index = state.index
+            ended = self._rounds[state.token]
+            ended.index = state.index
+            confirmed = [read for read in ended.reads if read.confirms_only]
+            if confirmed:
+                ended.reads = [read for read in ended.reads if not read.confirms_only]
+                for read in confirmed:
+                    self._finish(read, b"")
 
     def release(self, applied_index: int, durable_applied_index: int) -> bool:
         """Sends off what the committed state covers. True when some read waits for nothing but a commit of
@@ -235,7 +245,7 @@ class Reads:
         self._running.remove(batch)
         for read, outcome in zip(reads, batch.outcomes, strict=False):
             if outcome is not None:
-                self.served += 1
+                self.served += not read.internal
                 self._finish(read, outcome)
                 continue
             assert revision < read.min_revision, f"{read} put off at revision {revision}"
@@ -268,6 +278,31 @@ class Reads:
         self._pending -= 1
         if not read.abandoned:
             read.done(outcome)
+
+
+async def answered(add: Callable[[Read], None], read: Read) -> bytes:
+    """Hands the read over and waits for its answer, for a single task. Raises Status, at the latest at the
+    read's deadline.
+    """
+    arrived = trio.Event()
+    answers: list[bytes | Status] = []
+
+    def done(answer: bytes | Status) -> None:
+        answers.append(answer)
+        arrived.set()
+
+    read.done = done
+    add(read)
+    try:
+        with trio.move_on_at(read.deadline):
+            await arrived.wait()
+    finally:
+        read.abandoned = not answers
+    if not answers:
+        raise Status(*errors.TIMEOUT)
+    if isinstance(answers[0], Status):
+        raise answers[0]
+    return answers[0]
 
 
 def _is_over(read: Read, now: float) -> bool:

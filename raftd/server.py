@@ -17,6 +17,7 @@ from proto.shell import EXIT_FAILURE, EXIT_OK, Shell
 from raftd import config
 from raftd.core.config import RaftConfig
 from raftd.kv import TABLES, StateMachine
+from raftd.leases import Leases
 from raftd.node import Node
 from raftd.options import NodeConfiguration
 from raftd.peers.bootstrap import Introductions, address_of
@@ -26,10 +27,12 @@ from raftd.services.cluster import Cluster
 from raftd.services.header import Headers
 from raftd.services.health import Health
 from raftd.services.kv import KV
+from raftd.services.lease import Lease
+from raftd.services.lease_times import LeaseTimes
 from raftd.services.maintenance import Maintenance
 from raftd.services.session import SessionStreams
 from raftd.services.table import LeaderTable
-from raftd.services.unsupported import unsupported
+from raftd.services.unary import Unary
 from raftd.services.watch import Watch
 from raftd.services.writes import Writes
 from raftd.store import ClusterIdentity, Member, Recovered, Store, StoreRefused
@@ -173,6 +176,9 @@ class Server:
             random.Random(),
         )
         self._writes = Writes(self.node, self._links, configuration.election_timeout_ms)
+        self._leases = Leases(self.node, configuration.election_timeout_ms)
+        self._renewals = LeaseTimes(self.node, self._links, self._leases, renew=True)
+        self._questions = LeaseTimes(self.node, self._links, self._leases, renew=False)
         self._feed = Feed(self.node, store)
         self._turns = Turns(config.WATCH_SENDS_PER_TURN, grpc_caught_up)
         self._cluster = cluster
@@ -182,9 +188,9 @@ class Server:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.node.run)
             nursery.start_soon(self._links.run)
-            nursery.start_soon(self._feed.run)
-            nursery.start_soon(self._turns.run)
-            self._peer_service.join(self._links, self._writes)
+            for part in (self._leases, self._renewals, self._questions, self._feed, self._turns):
+                nursery.start_soon(part.run)
+            self._peer_service.join(self._links, self._writes, self._leases)
             nursery.start_soon(self._report_status, shell)
             async with trio.open_nursery() as serving:
                 addresses = [address_of(url) for url in self._config.listen_client_urls]
@@ -201,14 +207,23 @@ class Server:
         node = self.node
         headers = Headers(node, self._cluster.cluster_id, node.raft.node_id)
         state_machine = self._state_machine
+        unary = Unary(node, self._writes, headers)
         services = [
-            KV(node, self._writes, state_machine, headers).service(),
+            KV(unary, state_machine).service(),
+            Lease(
+                unary,
+                self._writes,
+                self._renewals,
+                self._questions,
+                state_machine,
+                headers,
+                lambda: node.revision,
+            ).service(),
             Watch(node, self._feed, self._turns, headers, self._config.election_timeout_ms).service(),
             SessionStreams(node, self._writes, state_machine, headers, self._cluster).service(),
             LeaderTable(node, self._cluster, self._config.election_timeout_ms, self._counters).service(),
             Cluster(headers, self._cluster).service(),
             Maintenance(node, self._writes, headers, self._store).service(),
-            *unsupported(),
         ]
         return [*services, Health(node, frozenset(service.name for service in services)).service()]
 

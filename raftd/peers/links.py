@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import structlog
 import trio
@@ -207,14 +208,24 @@ class PeerLinks:
         self, leader: int, request: peer_pb2.ForwardRequest, deadline: float
     ) -> peer_pb2.ForwardReply:
         """Hands a client's command to the leader, once. Raises Status; its outcome says what is known."""
+        reply: peer_pb2.ForwardReply = await self._ask(leader, "Forward", request, deadline)
+        return reply
+
+    async def leases(
+        self, leader: int, request: peer_pb2.LeasesRequest, deadline: float
+    ) -> peer_pb2.LeasesReply:
+        """Keepalives, or questions for the time left, to the leader. Raises Status."""
+        reply: peer_pb2.LeasesReply = await self._ask(leader, "Leases", request, deadline)
+        return reply
+
+    async def _ask(self, leader: int, method: str, request: Any, deadline: float) -> Any:
         peer = self._peers[leader]
         if peer.channel is None:
             raise Status(*errors.LEADER_CHANGED, outcome=errors.NOT_DONE_OUTCOME)
         timeout = None if math.isinf(deadline) else max(0.0, deadline - trio.current_time())
-        reply: peer_pb2.ForwardReply = await peer.channel.unary(
-            _PEER["Forward"], request, timeout=timeout, metadata=self._metadata(peer)
+        return await peer.channel.unary(
+            _PEER[method], request, timeout=timeout, metadata=self._metadata(peer)
         )
-        return reply
 
     def check_forwarded(self, metadata: Mapping[str, str]) -> None:
         """Raises Status unless the call comes from a member."""

@@ -11,6 +11,7 @@ from proto.call import Call
 from proto.errors import NOT_DONE_OUTCOME, Status
 from proto.service import Service
 from raftd.kv.command import NewerFormat, decode_command
+from raftd.leases import Leases
 from raftd.peers.bootstrap import Introductions
 from raftd.peers.links import PeerLinks, Plane
 from raftd.proposals import Refusal
@@ -25,11 +26,13 @@ class PeerService:
         self._introductions = introductions
         self._links: PeerLinks | None = None
         self._writes: Writes | None = None
+        self._leases: Leases | None = None
 
-    def join(self, links: PeerLinks, writes: Writes) -> None:
+    def join(self, links: PeerLinks, writes: Writes, leases: Leases) -> None:
         """From now on this node takes part in its cluster."""
         self._links = links
         self._writes = writes
+        self._leases = leases
 
     def service(self) -> Service:
         return Service(
@@ -38,6 +41,7 @@ class PeerService:
                 "Control": self.control,
                 "Data": self.data,
                 "Forward": self.forward,
+                "Leases": self.leases,
                 "Identify": self._introductions.identify,
             },
         )
@@ -70,6 +74,14 @@ class PeerService:
         if isinstance(answer, Refusal):
             return Reply(outcome=Reply.NOT_LEADER)
         return Reply(outcome=Reply.DECIDED, code=answer.code, text=answer.text, body=answer.body)
+
+    async def leases(self, request: peer_pb2.LeasesRequest, call: Call) -> peer_pb2.LeasesReply:
+        """Renews or tells as the leader, or says that this is not the leader. Raises Status."""
+        self._joined_links().check_forwarded(call.metadata)
+        assert self._leases is not None, "links and leases come together"
+        deadline = trio.current_time() + request.remaining_ms / 1000
+        ttls = await self._leases.times(request.ids, renew=request.renew, deadline=deadline)
+        return peer_pb2.LeasesReply(not_leader=ttls is None, ttls=ttls or ())
 
     def _joined_links(self) -> PeerLinks:
         if self._links is None:

@@ -1,5 +1,6 @@
 """From serialized etcd requests to what the node takes, alike for unary calls and for the session stream."""
 
+import random
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -9,6 +10,7 @@ from proto.errors import Status
 from raftd.kv import StateMachine
 from raftd.kv.check import (
     check_delete_range,
+    check_lease_grant,
     check_put,
     check_range,
     check_size,
@@ -45,6 +47,10 @@ def check_command(kind: int, serialized: bytes) -> None:
             check_txn(parse(rpc_pb2.TxnRequest, serialized))
         case Kind.COMPACT:
             parse(rpc_pb2.CompactionRequest, serialized)
+        case Kind.LEASE_GRANT:
+            check_lease_grant(parse(rpc_pb2.LeaseGrantRequest, serialized))
+        case Kind.LEASE_REVOKE:
+            parse(rpc_pb2.LeaseRevokeRequest, serialized)
         case Kind.REGISTER | Kind.CLOSE:
             pass
         case _:
@@ -52,6 +58,18 @@ def check_command(kind: int, serialized: bytes) -> None:
     # Whatever it means: repeated and unknown fields go into the log as well, and no entry may get larger
     # than what a link carries (hazard 90).
     check_size(len(serialized))
+
+
+def completed(kind: int, serialized: bytes) -> bytes:
+    """The request as it goes into the log: a lease that the client has not named gets its id here, by the
+    first node that sees it, because apply knows no chance. The request has passed `check_command`.
+    """
+    if kind == Kind.LEASE_GRANT:
+        request = rpc_pb2.LeaseGrantRequest.FromString(serialized)
+        if request.ID == 0:
+            request.ID = random.randrange(1, 1 << 63)
+            return request.SerializeToString()
+    return serialized
 
 
 def range_read(state_machine: StateMachine, request: rpc_pb2.RangeRequest) -> Read:

@@ -26,7 +26,7 @@ from raftd.node import Node
 from raftd.proposals import Refusal, Submission, refusal_status
 from raftd.reads import Read
 from raftd.services.header import Headers
-from raftd.services.requests import check_command, parse, range_read, txn_read
+from raftd.services.requests import check_command, completed, parse, range_read, txn_read
 from raftd.services.writes import Writes
 from raftd.store import ClusterIdentity
 
@@ -167,7 +167,8 @@ class SessionStream:
                     )
                 )
                 continue
-            encoded = encode_command(command.kind, batch.session, command.sequence, command.request)
+            request = completed(command.kind, command.request)
+            encoded = encode_command(command.kind, batch.session, command.sequence, request)
             if not part.has_room_for(encoded):
                 self._submit(batch.session, part)
                 part = _Part()

@@ -72,7 +72,8 @@ class Peer:
         self.links = PeerLinks(
             self.identity, addresses, self.ears.receive, self.ears.lose, self.ears.restored.append
         )
-        self.service.join(self.links, Writes(None, self.links, 300))  # type: ignore[arg-type]
+        writes = Writes(None, self.links, 300)  # type: ignore[arg-type]
+        self.service.join(self.links, writes, None)  # type: ignore[arg-type]
 
     async def say_until_heard(self, to: "Peer", message: Message) -> None:
         """Raft repeats what is lost while streams come up; so does this."""

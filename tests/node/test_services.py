@@ -20,8 +20,6 @@ CLUSTER = rpc_pb2.DESCRIPTOR.services_by_name["Cluster"].methods_by_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].methods_by_name
 TABLE = table_pb2.DESCRIPTOR.services_by_name["LeaderTable"].methods_by_name
 SESSION = session_pb2.DESCRIPTOR.services_by_name["Session"].methods_by_name
-WATCH = rpc_pb2.DESCRIPTOR.services_by_name["Watch"].methods_by_name
-LEASE = rpc_pb2.DESCRIPTOR.services_by_name["Lease"].methods_by_name
 
 Serving = health_pb2.HealthCheckResponse
 
@@ -116,11 +114,11 @@ async def test_what_means_little_may_still_be_too_large(tmp_path: Path) -> None:
 async def test_what_is_not_there_says_so(tmp_path: Path) -> None:
     async with serving(tmp_path, 1) as members:
         (member,) = members.all
-        grant = rpc_pb2.LeaseGrantRequest(TTL=5)
-        code, text, _ = await refused(member, LEASE["LeaseGrant"], grant)
+        added = rpc_pb2.MemberAddRequest(peerURLs=["http://127.0.0.1:1"])
+        code, text, _ = await refused(member, CLUSTER["MemberAdd"], added)
         assert code == errors.UNIMPLEMENTED
-        assert "LeaseGrant is not implemented" in text
-        async with member.channel.stream(WATCH["Watch"]) as stream:
+        assert "MemberAdd is not implemented" in text
+        async with member.channel.stream(MAINTENANCE["Snapshot"], rpc_pb2.SnapshotRequest()) as stream:
             with pytest.raises(Status) as raised:
                 await stream.receive_all()
         assert raised.value.code == errors.UNIMPLEMENTED
