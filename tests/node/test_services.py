@@ -111,17 +111,12 @@ async def test_what_means_little_may_still_be_too_large(tmp_path: Path) -> None:
             assert answer == (*errors.REQUEST_TOO_LARGE, NOT_DONE_OUTCOME)
 
 
-async def test_what_is_not_there_says_so(tmp_path: Path) -> None:
+async def test_an_unknown_method_says_so(tmp_path: Path) -> None:
     async with serving(tmp_path, 1) as members:
         (member,) = members.all
-        added = rpc_pb2.MemberAddRequest(peerURLs=["http://127.0.0.1:1"])
-        code, text, _ = await refused(member, CLUSTER["MemberAdd"], added)
+        code, text, _ = await refused(member, MAINTENANCE["Defragment"], rpc_pb2.DefragmentRequest())
         assert code == errors.UNIMPLEMENTED
-        assert "MemberAdd is not implemented" in text
-        async with member.channel.stream(MAINTENANCE["Snapshot"], rpc_pb2.SnapshotRequest()) as stream:
-            with pytest.raises(Status) as raised:
-                await stream.receive_all()
-        assert raised.value.code == errors.UNIMPLEMENTED
+        assert "Defragment is not implemented" in text
 
 
 async def without_leader(members: Members) -> Member:
@@ -232,6 +227,7 @@ async def test_how_a_node_is(tmp_path: Path) -> None:
     async with serving(tmp_path, 3) as members:
         leader, followers = await members.leader(), await members.followers()
         reply = await leader.put(b"k", b"v")
+        served: dict[str, int] = {}
         for member in members.all:
             await member.get(b"k")
             status = await member.call(MAINTENANCE["Status"], rpc_pb2.StatusRequest())
@@ -259,10 +255,11 @@ async def test_how_a_node_is(tmp_path: Path) -> None:
             alarms = rpc_pb2.AlarmRequest(action=rpc_pb2.AlarmRequest.GET)
             assert not (await member.call(MAINTENANCE["Alarm"], alarms)).alarms
             counted = await member.call(TABLE["Counters"], table_pb2.CountersRequest())
-            assert counted.counters["reads_served"] == 1
+            served[member.configuration.name] = counted.counters["reads_served"]
+            assert counted.counters["reads_served"] >= 1
         assert await followers[0].get(b"k") == b"v"
         counted = await followers[0].call(TABLE["Counters"], table_pb2.CountersRequest())
-        assert counted.counters["reads_served"] == 2
+        assert counted.counters["reads_served"] == served[followers[0].configuration.name] + 1
 
 
 async def test_leadership_is_moved_where_it_was_asked_to(tmp_path: Path) -> None:
