@@ -1,91 +1,53 @@
 """etcd's Maintenance and Cluster services, as far as a proxy can speak for a cluster.
 
-`Status` is the leader's, `MemberList` any healthy node's. All else answers UNIMPLEMENTED: it is for one node
-or changes the cluster, and belongs to a node's own address.
+`MemberList` is any healthy node's, the rest the leader's: its status, its alarms, the hash of its keys. All
+else answers UNIMPLEMENTED: it is for one node or changes the cluster, and belongs to a node's own address.
 """
 
-from collections.abc import Callable
-
-import trio
-from google.protobuf.descriptor import MethodDescriptor
-
-from proto import errors, rpc_pb2
+from proto import rpc_pb2
 from proto.bridge import Call, Service
-from proto.errors import Status
-from proxyd.dial import MEMBER_LIST, STATUS
+from proto.service import Handler
+from proxyd.dial import MEMBER_LIST
 from proxyd.endpoints import Endpoints
-from proxyd.node_link import NodeLink, redial_pause_s
-from proxyd.patience import check_leader_wanted, waiting_deadline, why_in_vain
-from proxyd.table import LeaderTable, NodeView
+from proxyd.nodes import Nodes
+from proxyd.table import LeaderTable
+
+_MAINTENANCE = rpc_pb2.DESCRIPTOR.services_by_name["Maintenance"]
+_BY_THE_LEADER = ("Status", "Alarm", "Hash", "HashKV", "Defragment")
 
 
 class ClusterServices:
     """Handlers of etcdserverpb.Maintenance and etcdserverpb.Cluster."""
 
-    def __init__(self, table: LeaderTable, endpoints: Endpoints) -> None:
+    def __init__(self, table: LeaderTable, endpoints: Endpoints, nodes: Nodes) -> None:
         self._table = table
         self._endpoints = endpoints
-        self._turn = 0
+        self._nodes = nodes
 
     def services(self) -> list[Service]:
-        maintenance = rpc_pb2.DESCRIPTOR.services_by_name["Maintenance"]
         cluster = rpc_pb2.DESCRIPTOR.services_by_name["Cluster"]
         return [
-            Service(maintenance, {"Status": self.status}, raw={"Status"}),
+            Service(
+                _MAINTENANCE, {name: self.by_the_leader(name) for name in _BY_THE_LEADER}, raw=_BY_THE_LEADER
+            ),
             Service(cluster, {"MemberList": self.member_list}, raw={"MemberList"}),
         ]
 
-    async def status(self, request: bytes, call: Call) -> bytes:
-        """The leader's. Without a leader any node's, which says so in `errors`, as a node of etcd would."""
-        return await self._ask(STATUS, request, call, self._leader_first)
+    def by_the_leader(self, name: str) -> Handler:
+        """The handler of a method of Maintenance. Without a leader any node answers; `Status` then says so in
+        `errors`, as a node of etcd would."""
+        method = _MAINTENANCE.methods_by_name[name]
+
+        async def ask(request: bytes, call: Call) -> bytes:
+            return await self._nodes.ask_leader(method, request, call)
+
+        return ask
 
     async def member_list(self, request: bytes, call: Call) -> bytes:
         """From a healthy node; when no node can be reached, what the leader table last heard."""
         if not self._endpoints.links and self._table.members:
             return self._members_of_table().SerializeToString()
-        return await self._ask(MEMBER_LIST, request, call, self._round_robin)
-
-    async def _ask(
-        self, method: MethodDescriptor, request: bytes, call: Call, order: Callable[[], list[NodeView]]
-    ) -> bytes:
-        """The first answer of the nodes in `order`; those that do not answer are passed over until the
-        deadline."""
-        check_leader_wanted(self._table, call.metadata)
-        deadline = waiting_deadline(self._table, call.deadline)
-        with trio.move_on_at(deadline):
-            while True:
-                for link in self._links(order()):
-                    try:
-                        timeout_s = max(0.001, deadline - trio.current_time())
-                        reply: bytes = await link.unary(method, request, timeout_s, raw=True)
-                    except Status as status:
-                        if status.code not in (errors.UNAVAILABLE, errors.DEADLINE_EXCEEDED):
-                            raise
-                    else:
-                        return reply
-                with trio.move_on_after(redial_pause_s()):
-                    await self._table.wait_change()
-        raise Status(*why_in_vain(self._table), outcome=errors.NOT_DONE_OUTCOME)
-
-    def _links(self, views: list[NodeView]) -> list[NodeLink]:
-        links = self._endpoints.links
-        return [links[view.address] for view in views if view.address in links]
-
-    def _leader_first(self) -> list[NodeView]:
-        leader = self._table.leader
-        nodes = self._table.live_nodes()
-        if leader is None:
-            return nodes
-        # While a leader is known only it will do: another node's numbers would be taken for the leader's.
-        return [view for view in nodes if view.member_id == leader.member_id]
-
-    def _round_robin(self) -> list[NodeView]:
-        now = trio.current_time()
-        nodes = sorted(self._table.live_nodes(), key=lambda view: not self._table.healthy(view, now))
-        healthy = sum(self._table.healthy(view, now) for view in nodes)
-        self._turn += 1
-        start = self._turn % healthy if healthy else 0
-        return nodes[start:healthy] + nodes[:start] + nodes[healthy:]
+        return await self._nodes.ask_any(MEMBER_LIST, request, call)
 
     def _members_of_table(self) -> rpc_pb2.MemberListResponse:
         header = rpc_pb2.ResponseHeader(

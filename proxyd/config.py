@@ -88,6 +88,10 @@ WATCH_NOTIFY_S: Final = 600.0
 WATCH_NOTIFY_JITTER: Final = (1.0, 1.1)
 """Between notifications of progress to watches that asked for them; as in etcd."""
 
+# Leases (proxyd.keep_alives).
+MAX_KEEP_ALIVES: Final = 100_000
+"""Leases about which the leader is being asked; more are refused."""
+
 # Services (proxyd.table_service).
 TABLE_HEARTBEAT_S: Final = 0.1
 MAX_TABLE_WATCHERS: Final = 1_024

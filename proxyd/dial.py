@@ -15,7 +15,6 @@ from proto.stream import MessageStream
 
 WATCH_TABLE: Final = table_pb2.DESCRIPTOR.services_by_name["LeaderTable"].methods_by_name["Watch"]
 SESSION_STREAM: Final = session_pb2.DESCRIPTOR.services_by_name["Session"].methods_by_name["Stream"]
-STATUS: Final = rpc_pb2.DESCRIPTOR.services_by_name["Maintenance"].methods_by_name["Status"]
 MEMBER_LIST: Final = rpc_pb2.DESCRIPTOR.services_by_name["Cluster"].methods_by_name["MemberList"]
 WATCH: Final = rpc_pb2.DESCRIPTOR.services_by_name["Watch"].methods_by_name["Watch"]
 

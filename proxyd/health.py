@@ -16,6 +16,9 @@ SERVICES = frozenset(
         "etcdserverpb.Cluster",
         "etcdserverpb.Maintenance",
         "etcdserverpb.Watch",
+        "etcdserverpb.Lease",
+        "v3lockpb.Lock",
+        "v3electionpb.Election",
         "raftd.session.Session",
         "raftd.table.LeaderTable",
     }

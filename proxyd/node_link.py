@@ -48,9 +48,9 @@ class NodeLink:
         )
 
     async def unary(
-        self, method: MethodDescriptor, request: Any, timeout: float, *, raw: bool = False
+        self, method: MethodDescriptor, request: Any, timeout: float | None, *, raw: bool = False
     ) -> Any:
-        """One call. Raises Status, UNAVAILABLE when there is no connection."""
+        """One call, `timeout` in seconds. Raises Status, UNAVAILABLE when there is no connection."""
         if self._channel is None:
             raise Status(*MOVED)
         return await self._channel.unary(method, request, timeout=timeout, raw=raw)

@@ -9,14 +9,17 @@ from collections.abc import Sequence
 import structlog
 import trio
 
-from proto import rpc_pb2
 from proto.bridge import Service
 from proxyd.cluster import ClusterServices
 from proxyd.dial import Dial
 from proxyd.endpoints import Endpoints
 from proxyd.health import Health
+from proxyd.keep_alives import KeepAlives
 from proxyd.kv import KV
 from proxyd.leader_link import LeaderLink
+from proxyd.lease import Lease
+from proxyd.locks import Locks
+from proxyd.nodes import Nodes
 from proxyd.reads import Reads
 from proxyd.relay import Relay
 from proxyd.table import LeaderTable
@@ -38,7 +41,11 @@ class Proxy:
         self.reads = Reads(self.table, self.endpoints.links)
         self.writes = Writes(self.table, self.leader_link.pipeline)
         self.kv = KV(self.table, self.reads, self.writes)
-        self.cluster = ClusterServices(self.table, self.endpoints)
+        self.nodes = Nodes(self.table, self.endpoints)
+        self.cluster = ClusterServices(self.table, self.endpoints, self.nodes)
+        self.keep_alives = KeepAlives(self.table, self.nodes)
+        self.lease = Lease(self.table, self.writes, self.nodes, self.keep_alives)
+        self.locks = Locks(self.nodes)
         self.health = Health(self.table)
         self.relay = Relay(self.table, self.leader_link.pipeline, self.reads)
         self.hub = Hub(self.table, self.reads, self.endpoints.links)
@@ -52,14 +59,14 @@ class Proxy:
             nursery.start_soon(self.leader_link.run)
             nursery.start_soon(self.reads.run)
             nursery.start_soon(self.hub.run)
+            nursery.start_soon(self.keep_alives.run)
 
     async def close(self) -> None:
         """The last words to the cluster, while `run` still runs. Bounded in time."""
         await self.writes.close()
 
     def services(self) -> list[Service]:
-        """What it serves. etcd's other services answer that they are not implemented."""
-        services_by_name = rpc_pb2.DESCRIPTOR.services_by_name
+        """What it serves. Methods without a handler answer that they are not implemented."""
         return [
             self.kv.service(),
             *self.cluster.services(),
@@ -67,7 +74,8 @@ class Proxy:
             self.relay.service(),
             self.table_service.service(),
             self.watch.service(),
-            Service(services_by_name["Lease"], {}),
+            self.lease.service(),
+            *self.locks.services(),
         ]
 
     def counters(self) -> dict[str, int]:

@@ -12,8 +12,10 @@ import trio
 from google.protobuf.descriptor import MethodDescriptor
 
 from proto import errors, session_pb2, table_pb2
+from proto.election_pb2 import LeaderResponse
 from proto.errors import Status
 from proto.rpc_pb2 import (
+    LeaseKeepAliveResponse,
     Member,
     MemberListResponse,
     PutResponse,
@@ -52,6 +54,9 @@ class FakeNode:
         self.reads: list[Read] = []
         self.batches: list[Batch] = []
         self.unary_calls: list[str] = []
+        self.unary_replies: dict[str, Callable[[bytes], bytes]] = {}
+        self.keep_alives: list[int] = []
+        self.lost = trio.Event()
         self._watchers: list[MessageStream] = []
         self._streams: list[MessageStream] = []
         self.watching = FakeWatching(self)
@@ -77,6 +82,7 @@ class FakeNode:
 
     def kill(self) -> None:
         self.up = False
+        self.lost.set()
         for stream in self._watchers:
             _reset(stream)
         self._watchers = []
@@ -156,6 +162,8 @@ class FakeNode:
             "raftd.table.LeaderTable.Watch": self.serve_watch,
             "raftd.session.Session.Stream": self.serve_session,
             "etcdserverpb.Watch.Watch": self.watching.serve,
+            "etcdserverpb.Lease.LeaseKeepAlive": self.serve_keep_alives,
+            "v3electionpb.Election.Observe": self.serve_observe,
         }[method]
 
     def header(self) -> ResponseHeader:
@@ -167,8 +175,30 @@ class FakeNode:
             raft_term=self.term,
         )
 
-    def unary(self, name: str) -> bytes:
+    async def serve_keep_alives(self, stream: MessageStream) -> None:
+        """Leases that are not in the cluster's `leases` have a TTL of 0."""
+        self._streams.append(stream)
+        while True:
+            for request in await stream.receive_all():
+                self.keep_alives.append(request.ID)
+                if not self.deaf:
+                    ttl = self.cluster.leases.get(request.ID, 0)
+                    await stream.send(LeaseKeepAliveResponse(header=self.header(), ID=request.ID, TTL=ttl))
+
+    async def serve_observe(self, stream: MessageStream) -> None:
+        """What the cluster's `observed` holds, and then nothing."""
+        self._streams.append(stream)
+        for response in self.cluster.observed:
+            await stream.send(response)
+        await trio.sleep_forever()
+
+    async def unary(self, name: str, request: bytes) -> bytes:
         self.unary_calls.append(name)
+        if name in self.unary_replies:
+            return self.unary_replies[name](request)
+        if self.deaf:
+            await self.lost.wait()
+            raise Status(errors.UNAVAILABLE, "connection reset")
         if name == "Status":
             return StatusResponse(
                 header=self.header(), version="3.5.0", leader=self.leader
@@ -195,6 +225,8 @@ class FakeCluster:
         self.sessions: dict[int, dict[int, Result]] = {}
         self.refusal: Callable[[int, Command], Result | None] = lambda session, command: None
         self.history = FakeHistory()
+        self.leases: dict[int, int] = {}
+        self.observed: list[LeaderResponse] = []
         self.dialled: list[str] = []
         self.nursery: trio.Nursery
         self._last_session = 0
@@ -282,7 +314,7 @@ class FakeChannel:
         await trio.lowlevel.checkpoint()
         if self._node is None or not self._node.up:
             raise Status(errors.UNAVAILABLE, "failed to connect")
-        return self._node.unary(method.name)
+        return await self._node.unary(method.name, request)
 
     @asynccontextmanager
     async def stream(
@@ -309,6 +341,8 @@ class FakeChannel:
     async def _serve(serve: Callable[[MessageStream], Awaitable[None]], stream: InMemoryStream) -> None:
         try:
             await serve(stream)
+            stream.close()
+        except StreamEnded:
             stream.close()
         except Status as error:
             stream.close(error)

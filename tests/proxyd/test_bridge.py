@@ -27,7 +27,6 @@ BOUND_S = 30
 
 KV = rpc_pb2.DESCRIPTOR.services_by_name["KV"].methods_by_name
 MAINTENANCE = rpc_pb2.DESCRIPTOR.services_by_name["Maintenance"].methods_by_name
-LEASE = rpc_pb2.DESCRIPTOR.services_by_name["Lease"].methods_by_name
 CHECK = health_pb2.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]
 STREAM = session_pb2.DESCRIPTOR.services_by_name["Session"].methods_by_name["Stream"]
 
@@ -105,8 +104,8 @@ async def test_a_relayed_session_stream() -> None:
 async def test_what_is_not_implemented_says_so() -> None:
     async with cluster_and_proxy() as (_, proxy), connect(proxy.address) as channel:
         for method, request in (
-            (LEASE["LeaseGrant"], rpc_pb2.LeaseGrantRequest()),
-            (MAINTENANCE["Defragment"], rpc_pb2.DefragmentRequest()),
+            (MAINTENANCE["MoveLeader"], rpc_pb2.MoveLeaderRequest()),
+            (MAINTENANCE["Downgrade"], rpc_pb2.DowngradeRequest()),
         ):
             with pytest.raises(Status) as raised:
                 await channel.unary(method, request, timeout=BOUND_S)

@@ -23,18 +23,18 @@ def call(timeout_s: float = math.inf) -> Any:
 
 async def test_status_is_the_leaders(autojump_clock: MockClock, setting: Setting) -> None:
     for _ in range(5):
-        reply = StatusResponse.FromString(await setting.proxy.cluster.status(b"", call()))
+        reply = StatusResponse.FromString(await setting.proxy.cluster.by_the_leader("Status")(b"", call()))
         assert reply.header.member_id == reply.leader == 1
     setting.cluster.elect(2, term=2)
     await wait_all_tasks_blocked()
-    reply = StatusResponse.FromString(await setting.proxy.cluster.status(b"", call()))
+    reply = StatusResponse.FromString(await setting.proxy.cluster.by_the_leader("Status")(b"", call()))
     assert reply.header.member_id == 2
 
 
 async def test_status_without_a_leader_says_so(autojump_clock: MockClock, bare: Setting) -> None:
     await bare.until(lambda: len(bare.proxy.endpoints.links) == 3)
     await wait_all_tasks_blocked()
-    reply = StatusResponse.FromString(await bare.proxy.cluster.status(b"", call()))
+    reply = StatusResponse.FromString(await bare.proxy.cluster.by_the_leader("Status")(b"", call()))
     assert reply.leader == 0
 
 
@@ -42,9 +42,9 @@ async def test_status_waits_for_a_node(autojump_clock: MockClock, bare: Setting)
     for node in bare.cluster.nodes.values():
         node.kill()
     with pytest.raises(Status) as raised:
-        await bare.proxy.cluster.status(b"", call(1.0))
+        await bare.proxy.cluster.by_the_leader("Status")(b"", call(1.0))
     assert (raised.value.code, raised.value.text) == errors.NO_LEADER
-    status = bare.start(bare.proxy.cluster.status, b"", call(5.0))
+    status = bare.start(bare.proxy.cluster.by_the_leader("Status"), b"", call(5.0))
     await trio.sleep(0.5)
     bare.cluster.nodes[2].up = True
     await status.wait()
@@ -165,3 +165,18 @@ async def test_watchers_are_bounded(
     third = Watcher(setting)
     await wait_all_tasks_blocked()
     assert third.updates
+
+
+@pytest.mark.parametrize("name", ["Alarm", "Hash", "HashKV", "Defragment"])
+async def test_the_leader_speaks_for_the_cluster(
+    autojump_clock: MockClock, setting: Setting, name: str
+) -> None:
+    setting.cluster.nodes[1].unary_replies[name] = lambda request: b"1:" + request
+    setting.cluster.nodes[2].unary_replies[name] = lambda request: b"2:" + request
+    ask = setting.proxy.cluster.by_the_leader(name)
+    assert await ask(b"x", call()) == b"1:x"
+    setting.cluster.nodes[1].kill()
+    asked = setting.start(ask, b"x", call())
+    await trio.sleep(0.5)
+    setting.cluster.elect(2, term=2, told=(2, 3))
+    assert await asked.wait() == b"2:x"
