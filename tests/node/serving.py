@@ -60,7 +60,7 @@ class Member:
 
     async def call(
         self,
-        method: MethodDescriptor,
+        method: MethodDescriptor | str,
         request: Any,
         *,
         timeout: float | None = None,

@@ -114,9 +114,9 @@ async def test_what_means_little_may_still_be_too_large(tmp_path: Path) -> None:
 async def test_an_unknown_method_says_so(tmp_path: Path) -> None:
     async with serving(tmp_path, 1) as members:
         (member,) = members.all
-        code, text, _ = await refused(member, MAINTENANCE["Defragment"], rpc_pb2.DefragmentRequest())
-        assert code == errors.UNIMPLEMENTED
-        assert "Defragment is not implemented" in text
+        for path in ("/etcdserverpb.KV/Increment", "/nobody.Knows/It"):
+            code, _, _ = await refused(member, path, b"")
+            assert code == errors.UNIMPLEMENTED
 
 
 async def without_leader(members: Members) -> Member:
