@@ -63,7 +63,7 @@ class Locks:
                                 shown_revision = response.kv.mod_revision
                                 await call.send(response)
             except StreamEnded:
-                pass
+                pass  # the node has left; the next one goes on
             except Status as status:
                 if status.code != errors.UNAVAILABLE:
                     raise
