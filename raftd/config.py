@@ -80,6 +80,9 @@ LEASE_EXCHANGE_S: Final = 1.0
 """One batch's time at the leader; then it is tried again, perhaps at another one."""
 LEASE_RETRY_S: Final = 0.02
 
+COMPACTION_PAUSE_S: Final = 0.005
+"""Between two steps of a compaction (raftd.compactor)."""
+
 TABLE_HEARTBEAT_S: Final = 0.1
 SHUTDOWN_TRANSFER_S: Final = 1.0
 SHUTDOWN_DRAIN_S: Final = 2.0

@@ -95,6 +95,7 @@ class Node:
             self._cluster_time_ms = state_machine.cluster_time_ms(reader)
             self.revision = state_machine.current_revision(reader)
             self.compacted_revision = state_machine.compacted_revision(reader)
+            self.compaction_pending = state_machine.compaction_pending(reader)
         self.durable_revision = self.revision
         """What any transaction that begins now can see, at least."""
         self.revision_committed = trio.Event()
@@ -270,6 +271,7 @@ class Node:
     def _applied(self, entry: Entry, applied: Applied) -> None:
         self.applied_index = entry.index
         self.compacted_revision = applied.compacted_revision
+        self.compaction_pending = applied.compaction_pending
         if applied.revision != self.revision:
             self.revision = applied.revision
             self._uncommitted.append((entry.index, applied.revision))

@@ -17,6 +17,7 @@ from proto.configuration import (
     url,
 )
 from raftd import config
+from raftd.retention import Retention, retention
 
 
 def http_url(value: str) -> str:
@@ -121,6 +122,23 @@ class NodeConfiguration(Configuration):
             "MS",
         ),
     )
+    auto_compaction_mode: str = field(
+        default="periodic",
+        metadata=option(
+            "auto-compaction-mode",
+            choice("periodic", "revision"),
+            "What --auto-compaction-retention counts: time, or revisions.",
+        ),
+    )
+    auto_compaction_retention: str = field(
+        default="0",
+        metadata=option(
+            "auto-compaction-retention",
+            text,
+            "How much history the leader keeps: hours or a duration such as 90m, or with mode revision a "
+            "number of revisions; 0 keeps all.",
+        ),
+    )
 
     # What follows from the options.
 
@@ -141,8 +159,18 @@ class NodeConfiguration(Configuration):
         """Name and peer URL of every member of the cluster to be formed."""
         return dict(self.initial_cluster) if self.initial_cluster else {self.name: self.peer_urls[0]}
 
+    @property
+    def retention(self) -> Retention | None:
+        return retention(self.auto_compaction_mode, self.auto_compaction_retention)
+
     def check(self) -> None:
         self._check_times()
+        try:
+            _ = self.retention
+        except ValueError as error:
+            raise ConfigurationError(
+                f"--auto-compaction-retention {self.auto_compaction_retention}: give {error}"
+            ) from error
         self._check_addresses()
         self._check_members()
 

@@ -15,6 +15,7 @@ from proto.bridge import grpc_caught_up, serve
 from proto.service import Service
 from proto.shell import EXIT_FAILURE, EXIT_OK, Shell
 from raftd import config
+from raftd.compactor import Compactor
 from raftd.core.config import RaftConfig
 from raftd.kv import TABLES, StateMachine
 from raftd.leases import Leases
@@ -176,6 +177,7 @@ class Server:
             random.Random(),
         )
         self._writes = Writes(self.node, self._links, configuration.election_timeout_ms)
+        self._compactor = Compactor(self.node, configuration.retention)
         self._leases = Leases(self.node, configuration.election_timeout_ms)
         self._renewals = LeaseTimes(self.node, self._links, self._leases, renew=True)
         self._questions = LeaseTimes(self.node, self._links, self._leases, renew=False)
@@ -188,8 +190,10 @@ class Server:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.node.run)
             nursery.start_soon(self._links.run)
-            for part in (self._leases, self._renewals, self._questions, self._feed, self._turns):
+            for part in (self._compactor, self._leases, self._renewals, self._questions):
                 nursery.start_soon(part.run)
+            nursery.start_soon(self._feed.run)
+            nursery.start_soon(self._turns.run)
             self._peer_service.join(self._links, self._writes, self._leases)
             nursery.start_soon(self._report_status, shell)
             async with trio.open_nursery() as serving:
@@ -223,7 +227,7 @@ class Server:
             SessionStreams(node, self._writes, state_machine, headers, self._cluster).service(),
             LeaderTable(node, self._cluster, self._config.election_timeout_ms, self._counters).service(),
             Cluster(headers, self._cluster).service(),
-            Maintenance(node, self._writes, headers, self._store).service(),
+            Maintenance(node, self._writes, unary, state_machine, headers, self._store).service(),
         ]
         return [*services, Health(node, frozenset(service.name for service in services)).service()]
 

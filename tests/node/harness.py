@@ -84,9 +84,11 @@ class NodeLinks:
 class Nodes:
     """`count` nodes of one cluster, running."""
 
-    def __init__(self, network: MemoryNetwork, stores: dict[int, Store]) -> None:
+    def __init__(self, network: MemoryNetwork, stores: dict[int, Store], nursery: trio.Nursery) -> None:
         self.network = network
         self.stores = stores
+        self.start_soon = nursery.start_soon
+        """For what runs as long as the nodes."""
 
     @property
     def all(self) -> list[Node]:
@@ -140,7 +142,7 @@ async def running_nodes(directory: Path, count: int = 3, *, threads: bool = Fals
         async with trio.open_nursery() as nursery:
             for node in network.nodes.values():
                 nursery.start_soon(node.run)
-            yield Nodes(network, stores)
+            yield Nodes(network, stores, nursery)
             nursery.cancel_scope.cancel()
     finally:
         for store in stores.values():

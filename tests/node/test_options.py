@@ -181,3 +181,10 @@ def test_help_names_every_flag_and_variable() -> None:
     for flag in ("data-dir", "initial-cluster", "election-timeout"):
         assert f"--{flag}" in str(answer.value)
         assert f"RAFTD_{flag.upper().replace('-', '_')}" in str(answer.value)
+
+
+def test_a_retention_that_makes_no_sense_is_named() -> None:
+    with pytest.raises(
+        ConfigurationError, match="--auto-compaction-retention 5m: give a number of revisions"
+    ):
+        configured("--auto-compaction-mode", "revision", "--auto-compaction-retention", "5m")
