@@ -56,6 +56,8 @@ class _Peer:
     channel: Channel | None = None
     """For forwarded commands: that of the data stream, because they are bulk."""
     appeared: trio.Event = field(default_factory=trio.Event)
+    refusal: str | None = None
+    """What it last refused this node for: said once, though tried again and again."""
 
 
 class PeerLinks:
@@ -73,6 +75,7 @@ class PeerLinks:
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._identity = identity
+        self._last_refused: str | None = None
         self._peers = {node_id: _Peer(node_id, address) for node_id, address in sorted(addresses.items())}
         self._receive = receive
         self._broken = broken
@@ -123,6 +126,7 @@ class PeerLinks:
                         while True:
                             self._deliver(peer, await stream.receive_all())
                             received = True
+                            peer.refusal = None
             except (Status, StreamEnded) as ended:
                 self._note_refusal(peer, ended)
             finally:
@@ -136,7 +140,9 @@ class PeerLinks:
     def _note_refusal(self, peer: _Peer, ended: Status | StreamEnded) -> None:
         if isinstance(ended, Status) and ended.code == errors.FAILED_PRECONDITION:
             self.counters["peer_refusals_received"] += 1
-            log.warning("a peer refuses this node", peer=f"{peer.node_id:x}", reason=ended.text)
+            if ended.text != peer.refusal:
+                peer.refusal = ended.text
+                log.warning("a peer refuses this node", peer=f"{peer.node_id:x}", reason=ended.text)
 
     def _metadata(self, peer: _Peer) -> dict[str, str]:
         return {
@@ -191,7 +197,9 @@ class PeerLinks:
 
     def _refuse(self, reason: str) -> Status:
         self.counters["peer_streams_refused"] += 1
-        log.warning("peer stream refused", reason=reason)
+        if reason != self._last_refused:  # a stranger dials again and again
+            self._last_refused = reason
+            log.warning("peer stream refused", reason=reason)
         return Status(errors.FAILED_PRECONDITION, reason, errors.NOT_DONE_OUTCOME)
 
     def _deliver(self, peer: _Peer, batches: Sequence[peer_pb2.Batch]) -> None:
