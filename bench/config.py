@@ -82,3 +82,15 @@ TRIALS_MAX: Final = 10_000
 CLUSTER_START_S: Final = 60.0
 CLUSTER_STOP_S: Final = 10.0
 STATUS_TIMEOUT_S: Final = 1.0
+
+COMPARE_KEY_SPACE: Final = 10_000
+COMPARE_VALUE_BYTES: Final = 256
+COMPARE_CONNECTIONS_MAX: Final = 8
+"""Of one generator to an etcd, or to us as a stock client: many for a server, few for Python."""
+COMPARE_PAUSE_S: Final = 0.2
+"""Between two runs, so that neither pays for what the other left to do."""
+COMPARE_IDLE_S: Final = 3.0
+"""How long both clusters are watched doing nothing."""
+PEER_LOAD_GRACE_S: Final = 60.0
+"""Beyond the time it was told, for a load generator that is not ours."""
+PEER_LOAD_TOTAL_MIN: Final = 100

@@ -19,6 +19,7 @@ from bench.connections import open_connections
 from bench.disk import DiskFigures, DiskRefused, measure
 from bench.document import check_writable, heading, write_document
 from bench.faults import FAULTS, Fault, FaultName, Kill, Pause, Term
+from bench.flags import FiniteRange, first_error
 from bench.history import Verdict
 from bench.layout import open_layout, plan
 from bench.netns import Partition, network
@@ -53,7 +54,7 @@ TITLES = {
 @click.option("--protocol", type=click.Choice(PROTOCOLS), default="session", show_default=True)
 @click.option(
     "--rate",
-    type=click.FloatRange(1, 10_000),
+    type=FiniteRange(1, 10_000),
     default=config.FAILOVER_RATE,
     show_default=True,
     help="Writes per second, through the first proxy.",
@@ -61,7 +62,7 @@ TITLES = {
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0.01, 600),
+    type=FiniteRange(0.01, 600),
     default=config.OPERATION_TIMEOUT_S,
     show_default=True,
     help="Seconds for one write.",
@@ -106,7 +107,7 @@ def failover(
         with _prepared(fault, cluster_directory, base, nodes, proxies) as hurt:
             trio.run(_run, hurt, trials, flags)
     except* (ClusterFailed, DiskRefused) as failures:
-        failure = _first_text(failures)
+        failure = first_error(failures)
     if not trials:
         raise click.ClickException(failure or "interrupted before the first trial was over")
     document = failover_document(fault, trials, disk, {"nodes": nodes, "proxies": proxies, **flags})
@@ -305,10 +306,3 @@ def summary(document: dict[str, Any]) -> str:
     if document["disk"]:
         lines.append(DiskFigures(**document["disk"]).line())
     return "\n".join(lines)
-
-
-def _first_text(group: BaseExceptionGroup[Any]) -> str:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error)

@@ -13,6 +13,7 @@ from bench.connections import NoServer, check_endpoints, fill
 from bench.crew import LoadFailed, LoadResult, generate
 from bench.disk import DiskFigures, DiskRefused, measure
 from bench.document import check_writable, load_document, write_document
+from bench.flags import FiniteRange, first_error
 from bench.plots import check_plotting, plot_load
 from bench.progress import Progress
 from bench.signals import stop_at_signal
@@ -66,22 +67,20 @@ OPTIONS = (
         show_default=True,
         help="Generator processes; one uses one core at most.",
     ),
-    click.option(
-        "--seconds", type=click.FloatRange(0, config.SECONDS_MAX, min_open=True), help="How long [10]."
-    ),
+    click.option("--seconds", type=FiniteRange(0, config.SECONDS_MAX, min_open=True), help="How long [10]."),
     click.option(
         "--total", type=click.IntRange(1, config.OPERATIONS_MAX), help="How many operations, instead."
     ),
     click.option(
         "--warmup",
-        type=click.FloatRange(0, config.SECONDS_MAX),
+        type=FiniteRange(0, config.SECONDS_MAX),
         default=1.0,
         show_default=True,
         help="Seconds of the same load before, not measured.",
     ),
     click.option(
         "--rate",
-        type=click.FloatRange(0, config.RATE_MAX, min_open=True),
+        type=FiniteRange(0, config.RATE_MAX, min_open=True),
         help="Operations per second, sent on time whatever the server does [closed loop].",
     ),
     click.option(
@@ -93,7 +92,7 @@ OPTIONS = (
     click.option("--distribution", type=click.Choice(DISTRIBUTIONS), default="uniform", show_default=True),
     click.option(
         "--timeout",
-        type=click.FloatRange(0, 3600, min_open=True),
+        type=FiniteRange(0, 3600, min_open=True),
         default=config.OPERATION_TIMEOUT_S,
         show_default=True,
         help="Seconds for one operation.",
@@ -166,7 +165,7 @@ def get(fill: bool, **flags: Any) -> None:
     *READ_OPTIONS,
     click.option(
         "--read-ratio",
-        type=click.FloatRange(0, 1),
+        type=FiniteRange(0, 1),
         default=0.5,
         show_default=True,
         help="Which part of the operations reads (YCSB: A 0.5, B 0.95, C 1).",
@@ -217,20 +216,13 @@ def _run(
         figures = _disk_figures(disk_directory, workload.endpoints)
         result = trio.run(_measure, workload, processes, fill_keys)
     except* (NoServer, LoadFailed, DiskRefused) as failures:
-        raise click.ClickException(str(_first(failures))) from None
+        raise click.ClickException(first_error(failures)) from None
     document = load_document(workload, processes, result, figures)
     click.echo(summary(document), err=str(json_path) == "-")
     if json_path is not None:
         write_document(json_path, document)
     if plot_path is not None:
         plot_load(document, plot_path)
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _disk_figures(directory: Path | None, endpoints: tuple[str, ...]) -> DiskFigures | None:

@@ -3,10 +3,12 @@
 import click
 
 from bench.cluster import cluster
+from bench.compare import compare
 from bench.demo import demo
 from bench.disk import disk
 from bench.failover import failover
 from bench.load import get, mixed, put
+from bench.report import report
 from bench.worker import worker
 
 
@@ -16,5 +18,5 @@ def main() -> None:
     """Run, show and measure clusters on this machine."""
 
 
-for command in (cluster, demo, put, get, mixed, failover, disk, worker):
+for command in (cluster, demo, put, get, mixed, failover, compare, report, disk, worker):
     main.add_command(command)

@@ -27,7 +27,7 @@ def check_plotting(context: click.Context, parameter: click.Parameter, path: Pat
     return check_writable(context, parameter, path)
 
 
-def _figure(columns: int, *, rows: int = 1) -> tuple[Any, Any]:
+def new_figure(columns: int, *, rows: int = 1) -> tuple[Any, Any]:
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -38,7 +38,7 @@ def _figure(columns: int, *, rows: int = 1) -> tuple[Any, Any]:
     return figure_and_axes
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
     from matplotlib import pyplot
 
     figure.tight_layout()
@@ -50,23 +50,26 @@ def _save(figure: Any, path: Path) -> None:
         pyplot.close(figure)
 
 
-def draw_percentiles(axes: Any, curves: dict[str, list[tuple[float, float]]]) -> None:
+def draw_percentiles(
+    axes: Any, curves: dict[str, list[tuple[float, float]]], colours: list[str] | None = None
+) -> None:
     """Latency over percentile, with the rare ones drawn apart: 90, 99, 99.9, … at equal distances."""
-    for name, curve in curves.items():
+    for position, (name, curve) in enumerate(curves.items()):
+        colour = colours[position] if colours else None
         points = [(1 / (1 - share), latency_ms) for share, latency_ms in curve if share < 1]
-        axes.plot([x for x, _ in points], [y for _, y in points], label=name, drawstyle="steps-post")
+        axes.plot([x for x, _ in points], [y for _, y in points], label=name, color=colour)
     axes.set_xscale("log")
-    _logarithmic_ms(axes)
+    logarithmic_ms(axes)
     ticks = [2, 10, 100, 1000, 10_000]
     axes.set_xticks(ticks, [f"{100 * (1 - 1 / tick):g} %" for tick in ticks], minor=False)
     axes.set_xticks([], minor=True)
     axes.set_xlabel("percentile")
     axes.grid(alpha=0.3)
     if len(curves) > 1:
-        axes.legend()
+        axes.legend(fontsize=8)
 
 
-def _logarithmic_ms(axes: Any) -> None:
+def logarithmic_ms(axes: Any) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set_yscale("log")
@@ -78,7 +81,7 @@ def _logarithmic_ms(axes: Any) -> None:
 
 def plot_load(document: dict[str, Any], path: Path) -> None:
     """One run of load: second by second, and its latency percentiles."""
-    figure, ((over_time, percentiles),) = _figure(2)
+    figure, ((over_time, percentiles),) = new_figure(2)
     seconds = [point["second"] for point in document["series"]]
     over_time.bar(
         seconds, [point["operations"] for point in document["series"]], 1.0, align="edge", color="#9ecae1"
@@ -95,14 +98,14 @@ def plot_load(document: dict[str, Any], path: Path) -> None:
     draw_percentiles(percentiles, {"": document["percentile_curve"]})
     flags = document["flags"]
     figure.suptitle(f"{flags['operation']}, {flags['clients']} clients, {document['ops_per_s']:,.0f}/s")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_failover(document: dict[str, Any], path: Path) -> None:
     """Every trial's acknowledged writes around the fault, one row each, and the milestones' distribution."""
     from bench.timeline import MILESTONES
 
-    figure, ((timeline, distribution),) = _figure(2)
+    figure, ((timeline, distribution),) = new_figure(2)
     trials = document["trials"]
     colours = dict(zip(MILESTONES, ("#ff7f0e", "#d62728", "#9467bd", "#1f77b4", "#2ca02c"), strict=True))
     slowest = max((trial["first_success_ms"] or 0.0 for trial in trials), default=0.0)
@@ -129,4 +132,4 @@ def plot_failover(document: dict[str, Any], path: Path) -> None:
     distribution.grid(alpha=0.3)
     distribution.legend(loc="lower right")
     figure.suptitle(f"{document['flags']['fault']} of the leader, {len(trials)} trials")
-    _save(figure, path)
+    save_figure(figure, path)
