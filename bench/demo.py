@@ -68,12 +68,27 @@ async def clientctl(endpoint: str, *arguments: str) -> str:
 # The cluster.
 
 
+@dataclass(frozen=True, slots=True)
+class RunningCluster:
+    """Its directory, its processes as they were started, and those that were restarted since."""
+
+    directory: Path
+    record: ClusterRecord
+    restarted: list["subprocess.Popen[bytes]"]
+
+    def restart(self, node: NodeRecord) -> None:
+        child = process.start(node.argv, Path(node.log))
+        self.restarted.append(child)
+        replace_pid(self.directory, node.name, child.pid)
+
+
 @asynccontextmanager
-async def running_cluster(directory: Path) -> AsyncIterator[ClusterRecord]:
+async def running_cluster(directory: Path) -> AsyncIterator[RunningCluster]:
     """`bench cluster` in a process of its own, stopped at the end."""
     command = [sys.executable, "-m", "bench", "cluster", "--nodes", "3", "--proxies", "1"]
     log = directory / "launcher.log"
     launcher = process.start([*command, "--data-dir", str(directory / "cluster")], log)
+    restarted: list[subprocess.Popen[bytes]] = []
     try:
         with trio.fail_after(START_BOUND_S):
             while launcher.poll() is None:
@@ -82,9 +97,10 @@ async def running_cluster(directory: Path) -> AsyncIterator[ClusterRecord]:
                 await trio.sleep(0.05)
             else:
                 raise DemonstrationFailed(f"the cluster did not start: {log.read_text().strip()}")
-        yield read_record(directory / "cluster")
+        yield RunningCluster(directory / "cluster", read_record(directory / "cluster"), restarted)
     finally:
-        await process.stop(launcher, STEP_BOUND_S)
+        for child in (launcher, *restarted):
+            await process.stop(child, STEP_BOUND_S)
 
 
 def address_of(url: str) -> str:
@@ -225,7 +241,8 @@ async def start_up_ms(endpoint: str) -> float:
 
 async def demonstrate(directory: Path) -> None:
     step("Three nodes and a proxy, real processes on loopback")
-    async with running_cluster(directory) as record:
+    async with running_cluster(directory) as cluster:
+        record = cluster.record
         for entry in record.processes:
             say(f"{entry.name}  pid {entry.pid:<8} {entry.client_url}")
         proxy = address_of(record.proxies[0].client_url)
@@ -241,7 +258,7 @@ async def demonstrate(directory: Path) -> None:
             async with trio.open_nursery() as writers:
                 for writer in range(WRITERS):
                     writers.start_soon(load.write, writer)
-                gap_ms = await kill_the_leader(directory / "cluster", client, load)
+                gap_ms = await kill_the_leader(cluster, client, load)
                 load.stopping = True
             step("Is every acknowledged put there?")
             if lost := await load.missing():
@@ -251,9 +268,9 @@ async def demonstrate(directory: Path) -> None:
         await show_figures(proxy, gap_ms)
 
 
-async def kill_the_leader(directory: Path, client: Client, load: Load) -> float:
+async def kill_the_leader(cluster: RunningCluster, client: Client, load: Load) -> float:
     """SIGKILL under load, then the node again; returns the longest gap between acknowledged puts, in ms."""
-    record = read_record(directory)
+    record = cluster.record
     leader = await leader_of(client, record)
     step(f"{WRITERS} writers, and the leader {leader.name} (pid {leader.pid}) is killed with SIGKILL")
     await load.until_more(500)
@@ -267,8 +284,7 @@ async def kill_the_leader(directory: Path, client: Client, load: Load) -> float:
     say(f"longest time without an acknowledged put: {gap_ms:.0f} ms; errors: {len(load.errors)}")
 
     step(f"{leader.name} comes back and catches up, while the writers go on")
-    child = process.start(leader.argv, Path(leader.log))
-    replace_pid(directory, leader.name, child.pid)
+    cluster.restart(leader)
     with trio.fail_after(STEP_BOUND_S):
         await until_leader_known(leader.client_url)
         while True:
@@ -306,6 +322,8 @@ def run_in(directory: Path, story: Callable[[Path], Awaitable[None]]) -> None:
 @click.command()
 def demo() -> None:
     """Show a cluster at work: put, get, kill the leader, keep serving, numbers."""
+    # As Ctrl-C, which Trio knows to deliver: everything is stopped and removed first.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     directory = Path(tempfile.mkdtemp(prefix="raftd-demo-"))
     try:
         run_in(directory, demonstrate)
