@@ -80,6 +80,8 @@ LEASE_EXCHANGE_S: Final = 1.0
 """One batch's time at the leader; then it is tried again, perhaps at another one."""
 LEASE_RETRY_S: Final = 0.02
 
+LEAVE_LINE_S: Final = 1.0
+"""What a caller that left may still cost, to take its key out of the line (raftd.services.line)."""
 COMPACTION_PAUSE_S: Final = 0.005
 """Between two steps of a compaction (raftd.compactor)."""
 

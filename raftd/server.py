@@ -25,11 +25,14 @@ from raftd.peers.bootstrap import Introductions, address_of
 from raftd.peers.links import Identity, PeerLinks
 from raftd.peers.service import PeerService
 from raftd.services.cluster import Cluster
+from raftd.services.election import Election
 from raftd.services.header import Headers
 from raftd.services.health import Health
 from raftd.services.kv import KV
 from raftd.services.lease import Lease
 from raftd.services.lease_times import LeaseTimes
+from raftd.services.line import Lines
+from raftd.services.lock import Lock
 from raftd.services.maintenance import Maintenance
 from raftd.services.session import SessionStreams
 from raftd.services.table import LeaderTable
@@ -212,6 +215,7 @@ class Server:
         headers = Headers(node, self._cluster.cluster_id, node.raft.node_id)
         state_machine = self._state_machine
         unary = Unary(node, self._writes, headers)
+        lines = Lines(unary, state_machine, self._feed)
         services = [
             KV(unary, state_machine).service(),
             Lease(
@@ -223,6 +227,8 @@ class Server:
                 headers,
                 lambda: node.revision,
             ).service(),
+            Lock(lines).service(),
+            Election(lines).service(),
             Watch(node, self._feed, self._turns, headers, self._config.election_timeout_ms).service(),
             SessionStreams(node, self._writes, state_machine, headers, self._cluster).service(),
             LeaderTable(node, self._cluster, self._config.election_timeout_ms, self._counters).service(),
