@@ -80,7 +80,7 @@ class Watch:
         except BaseException:
             self.close()
             raise
-        if self._error is not None and not self._responses:
+        if self._error is not None and not self.created_revision:
             raise self._error
         return self
 

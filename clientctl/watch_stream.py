@@ -151,7 +151,10 @@ class WatchStreams:
         try:
             while True:
                 for response in await stream.receive_all():
-                    self._link.served()
+                    # Not for creations: a server that answers them and then goes away is not to be asked
+                    # again and again without a pause.
+                    if response.events:
+                        self._link.served()
                     self._dispatch(response)
                 # A stream that always has more must not keep the readers from their events.
                 await trio.lowlevel.checkpoint()
