@@ -54,14 +54,12 @@ async def test_leases_through_every_node(tmp_path: Path) -> None:
         for number, member in enumerate(members.all):
             lease = 100 + number
             granted = await grant(member, 60, lease)
-            assert granted.ID == lease
-            assert granted.TTL == 60
+            assert granted == rpc_pb2.LeaseGrantResponse(header=granted.header, ID=lease, TTL=60)
             assert granted.header.member_id == member.node.raft.node_id
             key = b"k%d" % number
             await member.call(KV["Put"], rpc_pb2.PutRequest(key=key, lease=lease))
             (kept,) = await keep_alive(member, lease)
-            assert kept.ID == lease
-            assert kept.TTL == 60
+            assert kept == rpc_pb2.LeaseKeepAliveResponse(header=kept.header, ID=lease, TTL=60)
             assert kept.header.member_id == member.node.raft.node_id
             asked = await time_to_live(member, lease, keys=True)
             assert (asked.ID, asked.grantedTTL, list(asked.keys)) == (lease, 60, [key])
@@ -102,8 +100,9 @@ async def test_what_cannot_be_granted(tmp_path: Path) -> None:
         long = rpc_pb2.LeaseGrantRequest(TTL=MAX_TTL_S + 1)
         assert await refused(member, LEASE["LeaseGrant"], long) == errors.LEASE_TTL_TOO_LARGE
         for ttl_s in (-1, 0, 1):
-            raised = await grant(member, ttl_s)
-            assert raised.TTL == LIMITS.min_lease_ttl_s
+            shortest = rpc_pb2.LeaseGrantResponse(ID=200 + ttl_s, TTL=LIMITS.min_lease_ttl_s)
+            shortest.header.CopyFrom((granted := await grant(member, ttl_s, shortest.ID)).header)
+            assert granted == shortest
         assert (await grant(member, MAX_TTL_S)).TTL == MAX_TTL_S
 
 
