@@ -92,6 +92,21 @@ WATCH_NOTIFY_JITTER: Final = (1.0, 1.1)
 MAX_KEEP_ALIVES: Final = 100_000
 """Leases about which the leader is being asked; more are refused."""
 
+# The JSON gateway (proxyd.gateway).
+GATEWAY_BODY_BYTES: Final = 3 * MIB
+"""The largest request, above etcd's 1.5 MiB in base64, so that the usual check words the error."""
+GATEWAY_STREAM_MESSAGES: Final = 16
+"""Replies of a stream that wait for the socket."""
+MAX_GATEWAY_REQUESTS: Final = 1_024
+"""Requests under way, open streams among them; more are refused."""
+GATEWAY_BACKLOG: Final = 128
+GATEWAY_HEADERS_BYTES: Final = 16 * KIB
+GATEWAY_IDLE_S: Final = 60.0
+"""A connection without a request is closed after so long; one that sends a request in parts as well."""
+GATEWAY_HEALTH_TIMEOUT_S: Final = 2.0
+ETCD_VERSION: Final = "3.5.0"
+"""What the gateway says it is; the same as Maintenance.Status of a node. Clients take it apart: no suffix."""
+
 # Services (proxyd.table_service).
 TABLE_HEARTBEAT_S: Final = 0.1
 MAX_TABLE_WATCHERS: Final = 1_024

@@ -15,6 +15,7 @@ from proto.bridge import connect, serve
 from proto.options import LINK_OPTIONS
 from proxyd import config
 from proxyd.dial import Channel
+from proxyd.gateway.server import serve_gateway
 from proxyd.options import ProxyConfiguration
 from proxyd.proxy import Proxy
 
@@ -50,6 +51,16 @@ async def run(
             (port,) = await serving.start(bind, [configuration.listen_addr], proxy.services())
             host, _, _ = configuration.listen_addr.rpartition(":")
             log.info("serving", clients=f"{host}:{port}", endpoints=",".join(configuration.endpoints))
+            if configuration.listen_http_addr:
+                http_port = await serving.start(
+                    serve_gateway,
+                    proxy.gateway(),
+                    configuration.listen_http_addr,
+                    process.shutdown_requested.wait,
+                    config.SHUTDOWN_STREAMS_S,
+                )
+                host, _, _ = configuration.listen_http_addr.rpartition(":")
+                log.info("serving JSON", clients=f"http://{host}:{http_port}")
             nursery.start_soon(proxy.run)
             nursery.start_soon(_report_status, proxy, process)
             process.ready()

@@ -32,6 +32,15 @@ class ProxyConfiguration(Configuration):
             "listen-addr", host_port, "Address to serve clients on; port 0 takes a free one.", "HOST:PORT"
         ),
     )
+    listen_http_addr: str = field(
+        default="",
+        metadata=option(
+            "listen-http-addr",
+            host_port,
+            "Address to serve etcd's JSON gateway on, by HTTP; port 0 takes a free one. By default none.",
+            "HOST:PORT",
+        ),
+    )
 
     def check(self) -> None:
         for address in self.endpoints:
@@ -41,6 +50,10 @@ class ProxyConfiguration(Configuration):
                 raise ConfigurationError(
                     f"--endpoints and --listen-addr are both {address}; a proxyd cannot be its own endpoint"
                 )
+        if self.listen_http_addr == self.listen_addr and not self.listen_addr.endswith(":0"):
+            raise ConfigurationError(
+                f"--listen-http-addr and --listen-addr are both {self.listen_addr}; each needs its own port"
+            )
         if len(self.endpoints) > MAX_ENDPOINTS:
             raise ConfigurationError(
                 f"--endpoints names {len(self.endpoints)} addresses; at most {MAX_ENDPOINTS} are watched"

@@ -13,6 +13,9 @@ from proto.bridge import Service
 from proxyd.cluster import ClusterServices
 from proxyd.dial import Dial
 from proxyd.endpoints import Endpoints
+from proxyd.gateway.application import Gateway
+from proxyd.gateway.health import HealthPage
+from proxyd.gateway.routes import routes
 from proxyd.health import Health
 from proxyd.keep_alives import KeepAlives
 from proxyd.kv import KV
@@ -77,6 +80,10 @@ class Proxy:
             self.lease.service(),
             *self.locks.services(),
         ]
+
+    def gateway(self) -> Gateway:
+        """The same services for HTTP and JSON."""
+        return Gateway(routes(self.services()), HealthPage(self.table, self.kv, self.cluster))
 
     def counters(self) -> dict[str, int]:
         """Since the start of this process."""
