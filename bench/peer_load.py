@@ -39,7 +39,7 @@ class PeerLoad:
     def __init__(self, command: str) -> None:
         self._argv = shlex.split(command)
         if not self._argv or shutil.which(self._argv[0]) is None:
-            raise LoadFailed(f"--peer-load: no program {self._argv[0] if self._argv else command!r}")
+            raise LoadFailed(f"--peer-load: no program {self._argv[0] if self._argv else repr(command)}")
         self._is_benchmark = Path(self._argv[0]).name.startswith("benchmark")
 
     async def run(self, workload: Workload, expected_ops_per_s: float) -> PeerFigures:
