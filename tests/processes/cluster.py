@@ -26,7 +26,7 @@ from proto.rpc_pb2 import StatusResponse
 BOUND_S = 90.0
 """Far above what a healthy machine needs: several of these tests may run at once on two loaded cores."""
 
-PACKAGES = {"etcdctl": "etcd-client", "strace": "strace"}
+PACKAGES = {"etcdctl": "etcd-client", "strace": "strace", "curl": "curl"}
 
 
 def needs(tool: str) -> pytest.MarkDecorator:
