@@ -10,10 +10,6 @@ from typing import Final
 MAX_COMMANDS_PER_ENTRY: Final = 1 << 16
 """A session's id holds its REGISTER command's position in the entry in 16 bits."""
 
-MAX_LEASES_PER_EXPIRY: Final = 256
-"""Leases in one LEASE_EXPIRE. Nothing depends on it but how long the entry takes to apply: the leader keeps
-to it, `apply` does not ask."""
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
