@@ -80,7 +80,7 @@ MAX_CATCH_UPS: Final = 64
 """Watches that fetch the past at once; the next ones wait their turn."""
 WATCH_NOW_TIMEOUT_S: Final = 1.0
 """How long a watch from now on asks for the present revision before it takes the highest known one."""
-WATCH_PROGRESS_S: Final = 5.0
+WATCH_PROGRESS_S: Final = 1.0
 """So often idle feeds learn how far the store is, if it moved, so that a compaction never overtakes them."""
 WATCH_PROGRESS_TIMEOUT_S: Final = 1.0
 WATCH_PROGRESS_RETRY_S: Final = 0.02

@@ -63,11 +63,11 @@ async def history(cluster: LocalCluster, first_revision: int, last: int) -> Seen
     return watcher.seen
 
 
-async def victim_of(cluster: LocalCluster, number: int) -> str:
-    """The leader, then one follower, then the other: the proxy watches at one of these."""
+async def victims_of(cluster: LocalCluster, number: int) -> list[str]:
+    """The leader, then one follower, then the other: the proxy watches at one of these. Then everybody."""
     leader = await cluster.leader()
-    followers = [name for name in cluster.names if name != leader]
-    return [leader, *followers][number % 3]
+    first, second = (name for name in cluster.names if name != leader)
+    return [[leader], [first], [second], cluster.names][number % 4]
 
 
 async def test_watches_over_kills_of_leader_and_followers(tmp_path: Path) -> None:
@@ -78,16 +78,19 @@ async def test_watches_over_kills_of_leader_and_followers(tmp_path: Path) -> Non
         first_revision = watchers[0].first_revision
         for number in range(ROUNDS):
             load = Load(cluster.address("p1"), f"round-{number}")
-            victim = await victim_of(cluster, number)
+            victims = await victims_of(cluster, number)
             async with load.running():
                 await load.until(5 + 7 * number % 30)
-                await cluster.kill(victim)
+                await cluster.kill(*victims)
+                if len(victims) > 1:
+                    await cluster.restart(*victims)
                 # Begins in the past, in the midst of it all.
                 late = Watcher(cluster.address("p1"), first_revision)
                 await nursery.start(late.run)
                 watchers.append(late)
                 await load.until(ACKNOWLEDGED_PER_WRITER)
-            await cluster.restart(victim)
+            if len(victims) == 1:
+                await cluster.restart(*victims)
         last = await last_revision(cluster)
         truth = await history(cluster, first_revision, last)
         assert len(truth) >= ROUNDS * 8 * ACKNOWLEDGED_PER_WRITER
