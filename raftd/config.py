@@ -59,6 +59,8 @@ WATCH_SLICE_WATCHERS: Final = 200
 WATCH_CATCH_UP_WATCHERS: Final = 512
 WATCH_READ_BYTES: Final = 1 * MIB
 """Of events at one reading of the history; it ends with the revision that reaches it."""
+MAX_KEPT_BATCHES: Final = 4
+"""So much is read ahead of a compaction for watchers that have not been shown it yet."""
 WATCH_CHANGE_OVERHEAD_BYTES: Final = 200
 WATCH_SENDS_PER_TURN: Final = 20
 """Messages of all watch streams together, then the gRPC thread gets time for heartbeats."""

@@ -102,6 +102,8 @@ class Node:
         """Set, and replaced, when `durable_revision` has grown."""
         self.applied: list[Callable[[Entry, Applied], None]] = []
         """Called for every entry when it is applied, on the Trio thread."""
+        self.before_apply: list[Callable[[WriteTransaction, Entry], None]] = []
+        """Called for every entry before it is applied, on the writer's thread; they may read only."""
         self._uncommitted: deque[tuple[int, int]] = deque()
         self._in_office_since = 0.0
         self._commit_asked_index = 0
@@ -266,6 +268,8 @@ class Node:
 
     def _apply(self, transaction: WriteTransaction, entry: Entry) -> Applied:
         """On the writer's thread."""
+        for prepare in self.before_apply:
+            prepare(transaction, entry)
         return self.state_machine.apply(transaction, entry)
 
     def _applied(self, entry: Entry, applied: Applied) -> None:

@@ -185,6 +185,7 @@ class Server:
         self._renewals = LeaseTimes(self.node, self._links, self._leases, renew=True)
         self._questions = LeaseTimes(self.node, self._links, self._leases, renew=False)
         self._feed = Feed(self.node, store)
+        self.node.before_apply.append(self._feed.keep_before)
         self._turns = Turns(config.WATCH_SENDS_PER_TURN, grpc_caught_up)
         self._cluster = cluster
 

@@ -5,13 +5,17 @@ those that lag, at their own pace, and never holds up the first. Only what is in
 read, so what a watcher has seen survives every crash. Runs in the node's process for as long as it serves.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
 import trio
 
 from raftd import config
+from raftd.core.messages import Entry
+from raftd.kv.command import Kind, encode_command
 from raftd.kv.events import Compacted, previous, read_events
+from raftd.kv.state import State
 from raftd.kv.transaction import Reader
 from raftd.store import ReadTransaction, Store
 from raftd.watch.hub import Batch, Change, Hub, Limits
@@ -22,6 +26,9 @@ LIMITS = Limits(
     slice_watchers=config.WATCH_SLICE_WATCHERS,
     catch_up_watchers=config.WATCH_CATCH_UP_WATCHERS,
 )
+
+COMPACT_MARK = encode_command(Kind.COMPACT, 0, 0, b"")[:2]
+"""How a command begins that compacts: so an entry without these bytes compacts nothing."""
 
 
 class Committing(Protocol):
@@ -40,7 +47,27 @@ class Feed:
         self._node = node
         self._store = store
         self._lagging = trio.Event()
+        self._kept: deque[Batch] = deque()
+        """Added to by the writer's thread, taken from by Trio's."""
+        self._kept_through = 0
+        """Of the writer's thread."""
         self.hub.changed = self.room_made
+
+    def keep_before(self, transaction: Reader, entry: Entry) -> None:
+        """Called on the writer's thread before an entry is applied. What a compaction is about to remove, and
+        the synced watchers have not been shown yet, is read while it is there: it is not their fault that the
+        reading takes its time.
+        """
+        if COMPACT_MARK not in entry.payload or not self.hub.has_synced:
+            return
+        first = max(self.hub.revision, self._kept_through) + 1
+        while first <= (last := State.load(transaction).revision):
+            batch = read_batch(transaction, first, last, wants_prev=True)
+            if batch.compacted_revision > first or len(self._kept) == config.MAX_KEPT_BATCHES:
+                return
+            self._kept.append(batch)
+            self._kept_through = batch.last
+            first = batch.last + 1
 
     def room_made(self) -> None:
         """A watcher lags, or the outbox of one that does has room again."""
@@ -67,7 +94,17 @@ class Feed:
                 batch = await trio.to_thread.run_sync(
                     self._read, hub.revision + 1, last, wants_prev, limiter=limiter
                 )
-                await _in_slices(hub.publish(batch))
+                await _in_slices(hub.publish(self._or_kept(batch)))
+
+    def _or_kept(self, batch: Batch) -> Batch:
+        """Instead of what a compaction was quicker to remove: what was kept of it, if it was."""
+        while self._kept and self._kept[0].last < batch.first:
+            self._kept.popleft()
+        if batch.compacted_revision <= batch.first or not self._kept or self._kept[0].first > batch.first:
+            return batch
+        kept = self._kept.popleft()
+        changes = [change for change in kept.changes if change.revision >= batch.first]
+        return Batch(batch.first, kept.last, changes)
 
     async def _catch_up(self) -> None:
         limiter = trio.CapacityLimiter(1)

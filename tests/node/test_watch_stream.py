@@ -17,6 +17,8 @@ from raftd.proposals import Refusal
 from raftd.services.header import Headers
 from raftd.services.watch import DUPLICATE_ID_TEXT, EMPTY_RANGE_TEXT, STALLED_TEXT, Watch, WatchStream
 from raftd.watch.feed import Feed
+from raftd.watch.hub import Outbox, Watcher
+from raftd.watch.ranges import key_range
 from raftd.watch.turns import Turns
 from tests.node.harness import Nodes, running_nodes, submit
 
@@ -163,6 +165,32 @@ async def test_a_watch_below_the_compacted_revision_is_cancelled_after_it_was_cr
         assert (canceled.canceled, canceled.compact_revision, canceled.cancel_reason) == (True, 5, "")
         await client.create(b"k", start_revision=5)
         assert await client.events(3) == [(5, b"k"), (6, b"k"), (7, b"k")]
+
+
+@pytest.mark.parametrize("compactions", [[7], [4, 7]])
+async def test_a_compaction_takes_nothing_from_who_keeps_up(
+    tmp_path: Path, autojump_clock: MockClock, compactions: list[int]
+) -> None:
+    """Hazard 41: the events were read before they were removed, though nobody had come to show them yet."""
+    async with running_nodes(tmp_path) as nodes:
+        node = await nodes.leader()
+        feed = Feed(node, nodes.stores[node.raft.node_id])
+        node.before_apply.append(feed.keep_before)
+        outbox = Outbox(lambda: None)
+        feed.hub.add(Watcher(outbox, 0, key_range(b"k", b""), 2, prev_kv=True))
+        done = 1
+        for revision in compactions:
+            for _ in range(done, revision):
+                done = await put(nodes, b"k", b"%d" % (done + 1))
+            await compact(nodes, revision)
+        await put(nodes, b"k")
+        nodes.start_soon(feed.run)
+        await nodes.until(lambda: feed.hub.complete_revision == 8)
+        replies = [rpc_pb2.WatchResponse.FromString(outbox.take()) for _ in range(len(outbox))]
+        events = [event for reply in replies for event in reply.events]
+        assert [event.kv.mod_revision for event in events] == [2, 3, 4, 5, 6, 7, 8]
+        assert [event.prev_kv.value for event in events[1:]] == [b"2", b"3", b"4", b"5", b"6", b"7"]
+        assert not any(reply.canceled for reply in replies)
 
 
 async def test_what_cannot_be_created_is_refused_as_in_etcd(tmp_path: Path) -> None:
