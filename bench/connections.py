@@ -4,7 +4,7 @@ Both offer `put` and `get` of one key and raise `OperationFailed` with a text to
 against etcd as well as against raftd and proxyd.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -113,14 +113,19 @@ def _failed(error: KeyValueError) -> OperationFailed:
     return OperationFailed(str(error), not_done=isinstance(error, NotDone))
 
 
+def turned_endpoints(workload: Workload) -> Iterator[tuple[str, ...]]:
+    """The endpoints for each connection of this process: each begins with another one."""
+    for number in range(workload.connections):
+        first = (workload.worker + number * workload.workers) % len(workload.endpoints)
+        yield workload.endpoints[first:] + workload.endpoints[:first]
+
+
 @asynccontextmanager
 async def open_connections(workload: Workload) -> AsyncIterator[list[Connection]]:
     """As many as the workload says; they begin with different endpoints, as far as there are several."""
     async with AsyncExitStack() as stack:
         opened: list[Connection] = []
-        for number in range(workload.connections):
-            first = (workload.worker + number * workload.workers) % len(workload.endpoints)
-            endpoints = workload.endpoints[first:] + workload.endpoints[:first]
+        for endpoints in turned_endpoints(workload):
             if workload.protocol == "session":
                 client = await stack.enter_async_context(Client(endpoints, timeout=workload.timeout_s))
                 opened.append(SessionConnection(client, workload))

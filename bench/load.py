@@ -1,5 +1,6 @@
-"""`bench put`, `bench get`, `bench mixed`: load on running servers, measured."""
+"""`bench put`, `bench get`, `bench mixed`, `bench watch`: load on running servers, measured."""
 
+import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import click
 import trio
 
 from bench import config
+from bench.audience import HEADER
 from bench.connections import NoServer, check_endpoints, fill
 from bench.crew import LoadFailed, LoadResult, generate
 from bench.disk import DiskFigures, DiskRefused, measure
@@ -32,6 +34,12 @@ def _endpoints(context: click.Context, parameter: click.Parameter, text: str) ->
         raise click.BadParameter(str(error), context, parameter) from None
 
 
+TOTAL = click.option(
+    "--total", type=click.IntRange(1, config.OPERATIONS_MAX), help="How many operations, instead."
+)
+DISTRIBUTION = click.option(
+    "--distribution", type=click.Choice(DISTRIBUTIONS), default="uniform", show_default=True
+)
 OPTIONS = (
     click.option(
         "--endpoints",
@@ -68,9 +76,7 @@ OPTIONS = (
         help="Generator processes; one uses one core at most.",
     ),
     click.option("--seconds", type=FiniteRange(0, config.SECONDS_MAX, min_open=True), help="How long [10]."),
-    click.option(
-        "--total", type=click.IntRange(1, config.OPERATIONS_MAX), help="How many operations, instead."
-    ),
+    TOTAL,
     click.option(
         "--warmup",
         type=FiniteRange(0, config.SECONDS_MAX),
@@ -89,7 +95,7 @@ OPTIONS = (
     click.option(
         "--key-space", type=click.IntRange(1, config.KEY_SPACE_MAX), default=10_000, show_default=True
     ),
-    click.option("--distribution", type=click.Choice(DISTRIBUTIONS), default="uniform", show_default=True),
+    DISTRIBUTION,
     click.option(
         "--timeout",
         type=FiniteRange(0, 3600, min_open=True),
@@ -174,6 +180,20 @@ def get(fill: bool, **flags: Any) -> None:
 def mixed(fill: bool, **flags: Any) -> None:
     """Read and write keys, and measure how fast and how steadily."""
     _run("mixed", fill_keys=fill, **flags)
+
+
+@click.command()
+@_with(*(option for option in OPTIONS if option not in (TOTAL, DISTRIBUTION)))
+def watch(rate: float | None, **flags: Any) -> None:
+    """Watch keys that one writer puts, and measure how long an event takes to each watcher.
+
+    --clients are watchers, --rate is that of the writer [50]; an operation is an event delivered to one
+    watcher. An event that is lost, doubled or out of order is an error.
+    """
+    if flags["value_size"] < HEADER.size:
+        raise click.UsageError(f"--value-size must be at least {HEADER.size} for a watch")
+    rate = 50.0 if rate is None else rate
+    _run("watch", fill_keys=False, total=None, rate=rate, token=secrets.token_hex(4), **flags)
 
 
 def _run(
@@ -262,8 +282,9 @@ def summary(document: dict[str, Any]) -> str:
     """The figures of a run of load as lines for a terminal."""
     flags, latency = document["flags"], document["latency_ms"]
     loop = f"open loop at {flags['rate']:g}/s" if flags["rate"] else "closed loop"
+    who = "watcher" if flags["operation"] == "watch" else "client"
     lines = [
-        f"{flags['operation']} by {_counted(flags['clients'], 'client')} on "
+        f"{flags['operation']} by {_counted(flags['clients'], who)} on "
         f"{_counted(flags['connections'], 'connection')} ({flags['protocol']}), {loop}, "
         f"{document['duration_s']:.2f} s" + (", ended early" if document["interrupted"] else ""),
         f"  {document['ops_per_s']:,.1f} operations/s, {document['operations']:,} in all",

@@ -7,7 +7,7 @@ from bench.compare import compare
 from bench.demo import demo
 from bench.disk import disk
 from bench.failover import failover
-from bench.load import get, mixed, put
+from bench.load import get, mixed, put, watch
 from bench.report import report
 from bench.worker import worker
 
@@ -18,5 +18,5 @@ def main() -> None:
     """Run, show and measure clusters on this machine."""
 
 
-for command in (cluster, demo, put, get, mixed, failover, compare, report, disk, worker):
+for command in (cluster, demo, put, get, mixed, watch, failover, compare, report, disk, worker):
     main.add_command(command)

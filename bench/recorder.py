@@ -17,8 +17,8 @@ from typing import Any
 from bench.config import ERROR_TEXTS_MAX, OTHER_ERRORS
 from bench.statistics import milliseconds, percentile
 
-READ, WRITE = 0, 1
-KIND_NAMES = {READ: "get", WRITE: "put"}
+READ, WRITE, EVENT = 0, 1, 2
+KIND_NAMES = {READ: "get", WRITE: "put", EVENT: "event"}
 
 _NS = 1_000_000_000
 

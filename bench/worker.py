@@ -9,15 +9,19 @@ import json
 import os
 import sys
 import time
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
 
 import click
 import trio
 
+from bench.audience import open_audience
 from bench.config import PROGRESS_INTERVAL_S
 from bench.connections import open_connections
 from bench.generator import Generator
 from bench.lines import LineEnd, LineReader
+from bench.recorder import Recorder
 from bench.workload import Workload
 
 
@@ -30,14 +34,14 @@ def worker() -> None:
 async def _work() -> None:
     orders = LineReader(trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())))
     workload = Workload.from_json(await orders.next())
-    async with open_connections(workload) as connections:
+    async with _prepared(workload) as make:
         _say({"ready": True})
         start_monotonic = (await orders.next())["start_at"]
         # What exists now lives as long as the process: no collection has to look at it again.
         gc.collect()
         gc.freeze()
         start = trio.current_time() + start_monotonic - time.monotonic()
-        generator = Generator(workload, connections, start)
+        generator = make(start)
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, orders, stop)
@@ -54,6 +58,27 @@ async def _work() -> None:
         _say({"done": done})
 
 
+class _Source(Protocol):
+    """What makes load, and measures it."""
+
+    begin: float
+    recorder: Recorder
+    operations_limit_reached: bool
+
+    async def run(self, stop: trio.Event) -> None: ...
+
+
+@asynccontextmanager
+async def _prepared(workload: Workload) -> AsyncIterator[Callable[[float], _Source]]:
+    """Connected, and to be called with the moment of the start."""
+    if workload.operation == "watch":
+        async with open_audience(workload) as audience:
+            yield audience.starting_at
+    else:
+        async with open_connections(workload) as connections:
+            yield lambda start: Generator(workload, connections, start)
+
+
 async def _obey(orders: LineReader, stop: trio.Event) -> None:
     try:
         while True:
@@ -64,7 +89,7 @@ async def _obey(orders: LineReader, stop: trio.Event) -> None:
         os._exit(1)
 
 
-async def _report(generator: Generator) -> None:
+async def _report(generator: _Source) -> None:
     while True:
         await trio.sleep(PROGRESS_INTERVAL_S)
         interval = generator.recorder.take_interval()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-Operation = Literal["put", "get", "mixed"]
+Operation = Literal["put", "get", "mixed", "watch"]
 Protocol = Literal["session", "etcd"]
 Distribution = Literal["uniform", "zipfian", "sequential"]
 Consistency = Literal["linearizable", "serializable"]
@@ -21,7 +21,8 @@ CONSISTENCIES: tuple[str, ...] = get_args(Consistency)
 class Workload:
     """Times in seconds. Exactly one of `seconds` and `total` is set. `rate`: operations per second over all
     processes, or None for a closed loop. `clients` and `connections` are those of this process, which is
-    number `worker` of `workers`; for the whole run that is 0 of 1."""
+    number `worker` of `workers`; for the whole run that is 0 of 1. For `watch` the clients are watchers,
+    `rate` is that of the one writer, and `token` sets its keys apart from those of other runs."""
 
     operation: Operation
     endpoints: tuple[str, ...]
@@ -41,6 +42,7 @@ class Workload:
     seed: int = 1
     worker: int = 0
     workers: int = 1
+    token: str = ""
 
     def __post_init__(self) -> None:
         assert (self.seconds is None) != (self.total is None), "either seconds or total"
@@ -49,7 +51,7 @@ class Workload:
     @property
     def reads_share(self) -> float:
         """Which part of the operations reads."""
-        return {"put": 0.0, "get": 1.0, "mixed": self.read_ratio}[self.operation]
+        return {"put": 0.0, "get": 1.0, "mixed": self.read_ratio, "watch": 0.0}[self.operation]
 
     def share(self, worker: int, workers: int) -> "Workload":
         """What process number `worker` of `workers` does of it. There are at least as many clients."""

@@ -51,6 +51,7 @@ def refused(*arguments: str) -> str:
         (("put", "--endpoints", "nowhere"), "expected HOST:PORT"),
         (("put", "--endpoints", ""), "names no endpoint"),
         (("mixed", "--read-ratio", "1.5"), "1.5 is not in the range"),
+        (("watch", "--value-size", "10"), "--value-size must be at least 24"),
         (("get", "--distribution", "odd"), "'odd' is not one of"),
         (("put", "--json", "/nonexistent/x.json"), "cannot write /nonexistent/x.json"),
         (("put", "--plot", "x.txt"), "does not end in one of .png"),
