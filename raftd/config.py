@@ -72,7 +72,7 @@ MAX_STREAM_WATCHES: Final = 10_000
 """On one stream; etcd has no such bound."""
 
 # Leases (raftd.leases, raftd.services.lease).
-MAX_EXPIRED_LEASES: Final = 500
+MAX_EXPIRED_LEASES: Final = 256
 """That one command revokes; and so many steps of the countdown at a stretch."""
 EXPIRY_RETRY_S: Final = 0.1
 MAX_LEASE_BATCH: Final = 4_096

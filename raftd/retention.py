@@ -12,6 +12,7 @@ REVISION_CHECK_S: Final = 300.0
 """etcd's interval in mode `revision`."""
 SAMPLES_PER_PERIOD: Final = 10
 """In mode `periodic`, as in etcd: so exact is what is kept."""
+SAMPLE_MIN_S: Final = 0.1
 HOUR_S: Final = 3600.0
 
 _UNITS_S: Final = {"h": HOUR_S, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -43,7 +44,7 @@ class KeepPeriod:
     """The revisions of the last `period_s` seconds, or a little more."""
 
     def __init__(self, period_s: float) -> None:
-        self.interval_s = period_s / SAMPLES_PER_PERIOD
+        self.interval_s = max(period_s / SAMPLES_PER_PERIOD, SAMPLE_MIN_S)
         self._period_s = period_s
         self._samples: deque[tuple[float, int]] = deque()
         self._reached = 0

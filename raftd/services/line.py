@@ -65,7 +65,7 @@ class Lines:
 
     async def enter(self, name: bytes, lease: int, value: bytes, call: Call) -> Place:
         """To the end of the line; who stands in it already keeps the place and the value."""
-        key = keys_of(name)[0] + b"%x" % (lease & 0xFFFF_FFFF_FFFF_FFFF)
+        key = keys_of(name)[0] + b"%x" % lease
         reply = await self.execute(
             rpc_pb2.TxnRequest(
                 compare=[rpc_pb2.Compare(target=rpc_pb2.Compare.CREATE, key=key, create_revision=0)],

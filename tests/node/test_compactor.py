@@ -33,7 +33,7 @@ def test_a_period_is_kept() -> None:
         ("periodic", "1", 360),
         ("periodic", "90m", 540),
         ("periodic", "1h30m", 540),
-        ("periodic", "500ms", 0.05),
+        ("periodic", "1s500ms", 0.15),
         ("revision", "1000", 300),
     ],
 )
