@@ -66,6 +66,8 @@ MAX_WATCHES: Final = 100_000
 WATCH_OUTBOX_BYTES: Final = 4 * MIB
 """Waiting for one stream's client; above it the stream's watches are paused, and later caught up."""
 WATCH_ALL_OUTBOXES_BYTES: Final = 256 * MIB
+WATCH_SENDS_PER_TURN: Final = 20
+"""Messages to all watching clients together, then the gRPC thread gets time for everything else."""
 WATCH_STALLED_S: Final = 30.0
 """A client that takes nothing for so long loses its paused watches, then its stream (hazard 93)."""
 WATCH_FRAGMENT_BYTES: Final = 1536 * KIB

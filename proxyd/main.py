@@ -11,7 +11,7 @@ try:
     from proto import shell
 except ImportError as error:
     sys.exit(f"proxyd: {error}. If that is proto-plus, give proxyd a virtual environment of its own.")
-from proto.bridge import connect, serve
+from proto.bridge import connect, grpc_caught_up, serve
 from proto.options import LINK_OPTIONS
 from proxyd import config
 from proxyd.dial import Channel
@@ -44,7 +44,7 @@ async def run(
 ) -> int:
     """Serves until asked to stop; `task_status` is given the port. Raises OSError when it cannot listen."""
     log = structlog.get_logger()
-    proxy = Proxy(configuration.endpoints, dial, log)
+    proxy = Proxy(configuration.endpoints, dial, log, grpc_caught_up)
     async with trio.open_nursery() as nursery:
         async with trio.open_nursery() as serving:
             bind = partial(serve, grace_s=config.SHUTDOWN_DRAIN_S)

@@ -4,7 +4,7 @@
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 import trio
@@ -33,9 +33,16 @@ from proxyd.writes import Writes
 
 
 class Proxy:
-    """One proxyd. `addresses` are "host:port" of nodes, any of which may be down."""
+    """One proxyd. `addresses` are "host:port" of nodes, any of which may be down. `grpc_caught_up`
+    returns when the gRPC thread has done what it was given."""
 
-    def __init__(self, addresses: Sequence[str], dial: Dial, log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        dial: Dial,
+        log: structlog.stdlib.BoundLogger,
+        grpc_caught_up: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+    ) -> None:
         # Random, never configured: it only has to tell this process from every other one.
         self.id = secrets.token_hex(8)
         self.table = LeaderTable()
@@ -51,7 +58,7 @@ class Proxy:
         self.locks = Locks(self.nodes)
         self.health = Health(self.table)
         self.relay = Relay(self.table, self.leader_link.pipeline, self.reads)
-        self.hub = Hub(self.table, self.reads, self.endpoints.links)
+        self.hub = Hub(self.table, self.reads, self.endpoints.links, grpc_caught_up)
         self.watch = Watch(self.hub, self.table)
         self.table_service = TableService(self.table, self.id, self.counters)
 

@@ -14,6 +14,7 @@ import trio
 from proto.bridge import grpc_caught_up, serve
 from proto.service import Service
 from proto.shell import EXIT_FAILURE, EXIT_OK, Shell
+from proto.turns import Turns
 from raftd import config
 from raftd.compactor import Compactor
 from raftd.core.config import RaftConfig
@@ -41,7 +42,6 @@ from raftd.services.watch import Watch
 from raftd.services.writes import Writes
 from raftd.store import ClusterIdentity, Member, Recovered, Store, StoreRefused
 from raftd.watch.feed import Feed
-from raftd.watch.turns import Turns
 from raftd.writing import WriterThread
 
 log = structlog.get_logger()

@@ -5,13 +5,14 @@ as a watch takes part in it or is about to.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import trio
 
 from proto import errors
 from proto.rpc_pb2 import RangeRequest
+from proto.turns import Turns
 from proxyd import config
 from proxyd.node_link import NodeLink
 from proxyd.reads import Connection, Read, Reads, revision_of
@@ -36,9 +37,16 @@ class Asker(Protocol):
 class Hub:
     """`known_revision` is the highest committed revision that proxyd has heard of; it never goes back."""
 
-    def __init__(self, table: LeaderTable, reads: Reads, links: Mapping[str, NodeLink]) -> None:
+    def __init__(
+        self,
+        table: LeaderTable,
+        reads: Reads,
+        links: Mapping[str, NodeLink],
+        caught_up: Callable[[], Awaitable[None]],
+    ) -> None:
         self.sources = Sources(table, links)
         self.upstream = Upstream(self.sources, self._compacted, self._progressed)
+        self.turns = Turns(config.WATCH_SENDS_PER_TURN, caught_up)
         self.catch_up_limit = trio.CapacityLimiter(config.MAX_CATCH_UPS)
         self.outbox_bytes = 0
         """Of all clients' streams."""
@@ -60,6 +68,7 @@ class Hub:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.upstream.run)
+            nursery.start_soon(self.turns.run)
             nursery.start_soon(self._ask_progress)
             nursery.start_soon(self._notify)
 

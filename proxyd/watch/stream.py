@@ -277,6 +277,7 @@ class WatchStream:
 
     async def _send(self, message: bytes) -> None:
         """A client that takes nothing loses its paused watches, and after as long again its stream."""
+        await self._hub.turns.next()
         with trio.move_on_after(config.WATCH_STALLED_S):
             return await self._stream.send(message)
         for watch in list(self._paused):

@@ -13,6 +13,7 @@ from proto.call import Call
 from proto.errors import Status
 from proto.service import Service
 from proto.stream import MessageStream, StreamEnded
+from proto.turns import Turns
 from raftd import config
 from raftd.node import Node
 from raftd.services.header import Headers
@@ -21,7 +22,6 @@ from raftd.watch.feed import Feed
 from raftd.watch.hub import Outbox, Watcher
 from raftd.watch.messages import INVALID_WATCH_ID, control_response
 from raftd.watch.ranges import key_range
-from raftd.watch.turns import Turns
 
 _Create = rpc_pb2.WatchCreateRequest
 

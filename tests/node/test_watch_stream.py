@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from proto import errors, rpc_pb2, session_pb2
 from proto.errors import Status
 from proto.stream import InMemoryStream, in_memory_pair
+from proto.turns import Turns
 from raftd import config
 from raftd.node import Node
 from raftd.proposals import Refusal
@@ -19,7 +20,6 @@ from raftd.services.watch import DUPLICATE_ID_TEXT, EMPTY_RANGE_TEXT, STALLED_TE
 from raftd.watch.feed import Feed
 from raftd.watch.hub import Outbox, Watcher
 from raftd.watch.ranges import key_range
-from raftd.watch.turns import Turns
 from tests.node.harness import Nodes, running_nodes, submit
 
 Kind = session_pb2.Command.Kind
