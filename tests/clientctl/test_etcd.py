@@ -1,13 +1,7 @@
 """`clientctl` beside Debian's `etcdctl`, each on a fresh real etcd: the same commands, the same words."""
 
 import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,86 +10,9 @@ import trio
 
 from clientctl.client import Client
 from clientctl.errors import NotDone
+from tests.clientctl.real_etcd import NEEDS_ETCD, START_TIMEOUT_S, Etcd, start_etcd
 
-pytestmark = [
-    pytest.mark.processes,
-    pytest.mark.skipif(
-        not (shutil.which("etcd") and shutil.which("etcdctl")),
-        reason="needs etcd and etcdctl: apt-get install etcd-server etcd-client",
-    ),
-]
-
-START_TIMEOUT_S = 30
-
-
-@dataclass
-class Etcd:
-    """A running etcd and a tool that talks to it."""
-
-    endpoint: str
-    tool: Sequence[str]
-    environment: dict[str, str]
-
-    def __call__(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [*self.tool, *arguments], input=stdin, capture_output=True, env=self.environment, check=False
-        )
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def start_etcd(directory: Path) -> tuple[subprocess.Popen[bytes], str]:
-    client, peer = (f"http://127.0.0.1:{port}" for port in free_ports(2))
-    log = open(directory / "log", "wb")  # noqa: SIM115
-    process = subprocess.Popen(
-        [
-            "etcd",
-            f"--data-dir={directory / 'data'}",
-            f"--listen-client-urls={client}",
-            f"--advertise-client-urls={client}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
-        ],
-        stdout=log,
-        stderr=log,
-    )
-    log.close()
-    return process, client.removeprefix("http://")
-
-
-async def until_it_serves(endpoint: str) -> None:
-    async with Client([endpoint], timeout=START_TIMEOUT_S) as client:
-        await client.get("health")
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Etcd, Etcd]]:
-    """etcdctl on one etcd, clientctl on another."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("CLIENTCTL_", "ETCD"))
-    }
-    processes, found = [], []
-    try:
-        for name in ("etcdctl", "clientctl"):
-            process, endpoint = start_etcd(tmp_path_factory.mktemp(name))
-            processes.append(process)
-            trio.run(until_it_serves, endpoint)
-            tool = ["etcdctl"] if name == "etcdctl" else [sys.executable, "-m", "clientctl.main"]
-            variables = {"ETCDCTL_API": "3", f"{name.upper()}_ENDPOINTS": endpoint}
-            found.append(Etcd(endpoint, tool, {**environment, **variables}))
-        yield found[0], found[1]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
+pytestmark = NEEDS_ETCD
 
 SCRIPT = b"""\
 value("a") = "1 2"
