@@ -1,8 +1,8 @@
 """Keeps the leases of a client alive, all on one stream, and tells each holder when one is lost.
 
 A lease counts as lost when the server says so, or when its time since the last renewal that was answered has
-passed, measured from before that renewal was sent: the server may then have ended it (hazard 33: no clocks
-are compared, each measures its own span).
+passed, measured from before that renewal was sent: the server may then have ended it. No clocks are compared:
+each measures its own span.
 """
 
 import heapq

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clientctl.command import DONE, NEGATIVE, read_input, run_command, say, verb, with_client, write
+from clientctl.command import DONE, NEGATIVE, NotShown, read_input, run_command, say, verb, with_client, write
 from clientctl.config import WATCH_LINE_BYTES_MAX
 from clientctl.settings import Settings
 from clientctl.verbs_kv import FROM_KEY, INT64, PREFIX, data, parameters, show_of
@@ -165,7 +165,7 @@ async def _read_watches(settings: Settings, client: "Client") -> int:
     from clientctl.errors import KeyValueError
 
     watches: list[Watch] = []
-    failures: list[KeyValueError] = []
+    failures: list[Exception] = []
     status = DONE
 
     async def show(watch: "Watch", command: Sequence[str]) -> None:
@@ -173,7 +173,7 @@ async def _read_watches(settings: Settings, client: "Client") -> int:
         try:
             async with watch:
                 status = await _show_all(settings, watch, command)
-        except KeyValueError as error:
+        except (KeyValueError, NotShown) as error:
             failures.append(error)
         nursery.cancel_scope.cancel()
 
