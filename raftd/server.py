@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 import trio
 
-from proto.bridge import grpc_caught_up, serve
+from proto.bridge import check_free, grpc_caught_up, serve
 from proto.service import Service
 from proto.shell import EXIT_FAILURE, EXIT_OK, Shell
 from proto.turns import Turns
@@ -54,6 +54,14 @@ async def run(configuration: NodeConfiguration, shell: Shell) -> int:
     where nothing can be using it any more; everywhere else the end of the process does that.
     """
     store = await trio.to_thread.run_sync(_open_store, configuration)
+    try:
+        # They are served once the cluster has formed, and then it is too late: the members remember each
+        # other's addresses, so none that cannot be served may get among them.
+        for url in configuration.listen_client_urls:
+            await check_free(address_of(url))
+    except OSError:
+        await trio.to_thread.run_sync(store.close)
+        raise
     node = await _serve_peers(configuration, store, shell)
     if node is None or node.has_left_store:
         await trio.to_thread.run_sync(store.close)

@@ -10,7 +10,7 @@ Used by raftd, proxyd and clientctl. Must not know what any service means.
 
 import proto.bridge.environment  # noqa: F401
 from proto.bridge.channel import Channel, connect
-from proto.bridge.server import AddressInUse, serve
+from proto.bridge.server import AddressInUse, check_free, serve
 from proto.bridge.threads import grpc_caught_up
 from proto.call import Call, Stream
 from proto.service import Service
@@ -24,6 +24,7 @@ __all__ = [
     "Service",
     "Stream",
     "StreamEnded",
+    "check_free",
     "connect",
     "grpc_caught_up",
     "serve",

@@ -295,14 +295,26 @@ def _check(address: str) -> None:
 
 async def _why_not(address: str) -> OSError:
     """Why grpc could not listen on `address`: it does not tell, so ask the system."""
+    try:
+        await check_free(address)
+    except OSError as error:
+        return error
+    return CannotListen(errno.EADDRNOTAVAIL, f"cannot listen on {address}")
+
+
+async def check_free(address: str) -> None:
+    """Whether a server could listen on `address` now. Raises `AddressInUse` or `CannotListen`."""
+    _check(address)
     host, _, port = address.rpartition(":")
     try:
         found = await trio.socket.getaddrinfo(host.strip("[]"), int(port), type=trio.socket.SOCK_STREAM)
         for family, kind, protocol, _name, socket_address in found:
             with trio.socket.socket(family, kind, protocol) as probe:
+                # As grpc does: connections that have just ended do not hold the port.
+                probe.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
                 await probe.bind(socket_address)
+                probe.listen()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return AddressInUse(address)
-        return CannotListen(error.errno, f"cannot listen on {address}: {error.strerror}")
-    return CannotListen(errno.EADDRNOTAVAIL, f"cannot listen on {address}")
+            raise AddressInUse(address) from None
+        raise CannotListen(error.errno, f"cannot listen on {address}: {error.strerror}") from None

@@ -80,10 +80,29 @@ async def test_a_port_in_use_is_named(tmp_path: Path, ports: PortGuard, plane: s
     async with trio.open_nursery() as nursery:
         await nursery.start(serve, [address], [])
         with pytest.RaisesGroup(
-            pytest.RaisesExc(AddressInUse, match=f"{address} is in use"), flatten_subgroups=True
+            pytest.RaisesExc(AddressInUse, match=f"{address} is in use"),
+            flatten_subgroups=True,
+            allow_unwrapped=True,
         ):
             await server.run(alone, Process())
         nursery.cancel_scope.cancel()
+
+
+async def test_an_address_that_cannot_be_served_is_not_remembered(tmp_path: Path, ports: PortGuard) -> None:
+    """The first start fails on the client port; with another one the same directory forms its cluster."""
+    (alone,) = configurations(tmp_path, ports, 1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve, [alone.listen_client_urls[0].removeprefix("http://")], [])
+        with pytest.raises(AddressInUse):
+            await server.run(alone, Process())
+        nursery.cancel_scope.cancel()
+    (other,) = configurations(tmp_path / "other", ports, 1)
+    moved = replace(
+        alone,
+        listen_client_urls=other.listen_client_urls,
+        advertise_client_urls=other.advertise_client_urls,
+    )
+    assert await run_until_ready(moved) == shell.EXIT_OK
 
 
 async def test_two_processes_on_one_directory(tmp_path: Path) -> None:
