@@ -73,13 +73,14 @@ class FakeWatch:
 
 
 class FakeWatching:
-    """`streams` holds the open ones, `creates` every create request ever. `frozen` shows no events."""
+    """`streams` holds the open ones, `creates` every create request ever. `frozen` shows no events; with
+    `holds_creates` these requests wait, and only these."""
 
     def __init__(self, node: Node) -> None:
         self.streams: list[FakeWatchStream] = []
         self.creates: list[WatchCreateRequest] = []
         self.progress_requests = 0
-        self.frozen = False
+        self.frozen = self.holds_creates = False
         self._node = node
 
     async def serve(self, stream: MessageStream) -> None:
@@ -91,6 +92,11 @@ class FakeWatching:
             pass
         finally:
             self.streams.remove(serving)
+
+    def release_creates(self) -> None:
+        self.holds_creates = False
+        for stream in self.streams:
+            stream.take_held()
 
     def changed(self) -> None:
         for stream in self.streams:
@@ -111,6 +117,7 @@ class FakeWatchStream:
         self._watching = watching
         self._node = node
         self._to_say: list[WatchResponse] = []
+        self._held: list[WatchCreateRequest] = []
         self._next_id = 0
         self._asked = False
 
@@ -136,7 +143,16 @@ class FakeWatchStream:
             self._watching.progress_requests += 1
             self._asked = True
 
+    def take_held(self) -> None:
+        held, self._held = self._held, []
+        for create in held:
+            self._create(create)
+        self.work.set()
+
     def _create(self, create: WatchCreateRequest) -> None:
+        if self._watching.holds_creates:
+            self._held.append(create)
+            return
         self._watching.creates.append(create)
         watch_id = create.watch_id or self._next_id
         self._next_id += not create.watch_id

@@ -1,11 +1,14 @@
 """Watches through the proxy: shared at the node, resumed over failures, never back in time."""
 
+from collections.abc import Sequence
+
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proto.kv_pb2 import Event
-from proto.rpc_pb2 import WatchCreateRequest
+from proto.kv_pb2 import Event, KeyValue
+from proto.rpc_pb2 import WatchCreateRequest, WatchResponse
 from proxyd import config
+from proxyd.watch.feed import ClientWatch, Feed, Kept
 from tests.proxyd.conftest import Setting
 from tests.proxyd.fake_nodes import FakeNode
 from tests.proxyd.watching import WatchClient
@@ -277,3 +280,72 @@ async def test_nodes_are_left_in_peace_while_nothing_happens(
     before = sum(node.watching.progress_requests for node in setting.cluster.nodes.values())
     await trio.sleep(20 * config.WATCH_PROGRESS_S)
     assert sum(node.watching.progress_requests for node in setting.cluster.nodes.values()) == before
+
+
+async def test_progress_is_not_about_a_watch_that_the_node_has_yet_to_take(
+    autojump_clock: MockClock, setting: Setting
+) -> None:
+    client = WatchClient(setting)
+    await client.create(b"a")
+    await wait_all_tasks_blocked()
+    (node,) = serving(setting)
+    node.watching.holds_creates = True
+    await client.create(b"b")
+    revision = setting.cluster.write(b"b")
+    await client.ask_progress()
+    await trio.sleep(3 * config.WATCH_PROGRESS_S)
+    assert node.watching.progress_requests > 0
+    assert client.progress == []
+    node.watching.release_creates()
+    await client.until_revision(revision, watch_id=1)
+    await client.until(lambda: client.progress)
+    assert client.received[-1].watch_id == -1
+
+
+class Shown:
+    """The sink of a watch, in a feed without a proxy around it."""
+
+    def __init__(self) -> None:
+        self.has_room = True
+        self.shown: list[int] = []
+        self.is_paused = False
+
+    def put_events(self, watch: ClientWatch, encoded: Sequence[bytes], last: int) -> None:
+        for event in encoded:
+            self.shown += [event.kv.mod_revision for event in WatchResponse.FromString(event).events]
+
+    def paused(self, watch: ClientWatch) -> None:
+        self.is_paused = True
+
+    def compacted(self, watch: ClientWatch, compact_revision: int) -> None:
+        raise AssertionError("nothing is compacted here")
+
+
+def put(revision: int) -> Event:
+    return Event(kv=KeyValue(key=b"a", mod_revision=revision))
+
+
+def test_a_node_that_repeats_itself_changes_nothing() -> None:
+    """Neither for those who were there, nor in what is kept for those who come."""
+    feed = Feed((b"a", b""), 1, Kept(), prev_kv=False)
+    early, late = Shown(), Shown()
+    feed.join(ClientWatch(early, 0, feed.key_range, 1))
+    feed.take([put(1), put(2)])
+    feed.take([put(1), put(2), put(3)])
+    feed.take([put(2)])
+    feed.join(ClientWatch(late, 0, feed.key_range, 1))
+    assert early.shown == late.shown == [1, 2, 3]
+
+
+def test_a_paused_watch_remembers_how_far_its_feed_had_come() -> None:
+    """A compaction of what was none of its business must not end it."""
+    feed = Feed((b"a", b""), 1, Kept(), prev_kv=False)
+    sink = Shown()
+    watch = ClientWatch(sink, 0, feed.key_range, 1)
+    feed.join(watch)
+    feed.reached(100)
+    sink.has_room = False
+    feed.take([put(105)])
+    assert sink.is_paused
+    assert watch.feed is None
+    assert watch.next_revision == 101
