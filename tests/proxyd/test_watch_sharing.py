@@ -333,6 +333,7 @@ def test_a_node_that_repeats_itself_changes_nothing() -> None:
     feed.take([put(1), put(2)])
     feed.take([put(1), put(2), put(3)])
     feed.take([put(2)])
+    assert feed.next_revision == 4
     feed.join(ClientWatch(late, 0, feed.key_range, 1))
     assert early.shown == late.shown == [1, 2, 3]
 
