@@ -91,3 +91,5 @@ TABLE_HEARTBEAT_S: Final = 0.1
 SHUTDOWN_TRANSFER_S: Final = 1.0
 SHUTDOWN_DRAIN_S: Final = 2.0
 WRITER_CLOSE_S: Final = 1.0
+MAX_NAMED_PROBLEMS: Final = 3
+"""Of a damaged directory, in the one line that refuses it."""

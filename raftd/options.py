@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from proto.configuration import (
     Configuration,
     ConfigurationError,
+    boolean,
     choice,
     integer,
     listing,
@@ -102,6 +103,14 @@ class NodeConfiguration(Configuration):
             "initial-cluster-state",
             choice("new", "existing"),
             "new: form a cluster, or return to it; existing: an empty directory must not form one.",
+        ),
+    )
+    verify_data: bool = field(
+        default=False,
+        metadata=option(
+            "verify-data",
+            boolean,
+            "Before serving, read and check all of the data directory; status 3 when it is damaged.",
         ),
     )
     heartbeat_interval_ms: int = field(

@@ -40,7 +40,7 @@ from raftd.services.table import LeaderTable
 from raftd.services.unary import Unary
 from raftd.services.watch import Watch
 from raftd.services.writes import Writes
-from raftd.store import ClusterIdentity, Member, Recovered, Store, StoreRefused
+from raftd.store import ClusterIdentity, Member, Recovered, Store, StoreRefused, verify
 from raftd.watch.feed import Feed
 from raftd.writing import WriterThread
 
@@ -77,6 +77,8 @@ def _open_store(configuration: NodeConfiguration) -> Store:
     store = Store.open(configuration.directory, tables=TABLES)
     try:
         store.claim(configuration.name, configuration.initial_cluster_token)
+        if configuration.verify_data and (problems := verify(store).problems):
+            raise StoreRefused("; ".join(problem.text for problem in problems[: config.MAX_NAMED_PROBLEMS]))
     except BaseException:
         store.close()
         raise

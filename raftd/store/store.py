@@ -208,6 +208,7 @@ class Store:
                     base_term = entry.term
                 else:
                     entries.append(entry)
+            self._check_counts(reader)
             return Recovered(
                 hard_state=read_hard_state(reader.get_record(META, HARD_STATE_KEY)),
                 base_index=applied_index,
@@ -216,6 +217,15 @@ class Store:
                 applied_index=applied_index,
                 cluster=read_cluster(reader.get_record(META, CLUSTER_KEY)),
             )
+
+    def _check_counts(self, reader: ReadTransaction) -> None:
+        """A missing record has no checksum that could tell; LMDB counts for free (hazard 75)."""
+        expected = {table: tally.keys for table, tally in self.state.tallies.items()}
+        expected[LOG] = self.position.last_index - self.position.base_index
+        for table, count in expected.items():
+            found = reader.lmdb.stat(self.environment.handles[table])["entries"]
+            if found != count:
+                raise CorruptRecord(table, "", f"{found} records instead of {count}")
 
     @contextmanager
     def read(self) -> Iterator[ReadTransaction]:

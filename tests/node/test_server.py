@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import lmdb
 import pytest
@@ -236,3 +237,21 @@ async def test_a_writer_that_hangs_keeps_the_directory_open(
     (alone,) = configurations(tmp_path, ports, 1)
     assert await run_until_ready(alone) == shell.EXIT_FAILURE
     assert not closed
+
+
+async def test_data_is_verified_on_request(tmp_path: Path, ports: PortGuard) -> None:
+    """Hazard 75: an older value of a key has a right checksum; only reading everything tells."""
+    (alone,) = configurations(tmp_path, ports, 1)
+    verified = replace(alone, verify_data=True)
+    assert await run_until_ready(alone) == shell.EXIT_OK
+    assert await run_until_ready(verified) == shell.EXIT_OK
+    with Store.open(tmp_path / "n1", tables=TABLES) as store:
+        transaction = store.begin_write()
+        transaction.put("history", b"key", b"newer")
+        store.commit(transaction)
+    with lmdb.open(str(tmp_path / "n1"), max_dbs=32, lib_version=0) as raw:
+        older = b"older" + crc32(b"older", crc32(b"key")).to_bytes(4, "big")
+        with raw.begin(write=True) as damaging:
+            damaging.put(b"key", older, db=raw.open_db(b"history", damaging))
+    with pytest.raises(StoreRefused, match="table history: the hash over all records does not match"):
+        await server.run(verified, Process())

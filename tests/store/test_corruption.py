@@ -209,6 +209,18 @@ def test_a_missing_key_is_noticed_by_the_count(directory: Path) -> None:
     damage(directory, b"keys", remove(b"a"))
     with open_member(directory) as store:
         assert problems(store) == ["table keys: 1 keys instead of 2"]
+        with pytest.raises(CorruptRecord, match="table keys: 1 records instead of 2"):
+            store.recover()
+
+
+def test_a_record_missing_in_the_applied_part_of_the_log_stops_the_recovery(directory: Path) -> None:
+    """Nobody reads it at the start, but it is counted."""
+    damage(directory, b"log", remove(log_key(1)))
+    with (
+        open_member(directory) as store,
+        pytest.raises(CorruptRecord, match="table log: 5 records instead of 6"),
+    ):
+        store.recover()
 
 
 def test_a_key_too_many_is_noticed_by_the_count(directory: Path) -> None:
