@@ -22,11 +22,16 @@ from dataclasses import dataclass, field
 
 from clientctl.config import COMMAND_BYTES_OVERHEAD, DEADLINE_GRAIN_S, PipelineLimits
 from proto import errors
+from proto.limits import REQUEST_BYTES_MAX
 from proto.session_pb2 import Batch, Command, NotLeader, Read, ReadResult, Reply, Request, Result
 
 Finish = Callable[[Result], None]
 FinishRead = Callable[[ReadResult], None]
 Key = tuple[int, int]
+
+# A stream that carries more than its server takes ends, on every server, and with it all others' operations,
+# for as long as the one that is too large is sent again.
+_OPERATION_BYTES_MAX = REQUEST_BYTES_MAX + COMMAND_BYTES_OVERHEAD
 
 # The same on every node and at every time: what one node refused so, no other has executed.
 _REFUSED_EVERYWHERE = frozenset(
@@ -126,7 +131,8 @@ class _Deadlines:
 
 
 class PendingOperations:
-    """All operations towards one succession of upstreams.
+    """All operations towards one succession of upstreams. No request is larger than REQUEST_BYTES_MAX: the
+    callers see to that.
 
     `jitter` returns a factor for pauses, in [0.5, 1]. Bounds: `limits`. Full means: `has_room()` is false; a
     command larger than all the room is taken when nothing else is there.
@@ -191,7 +197,7 @@ class PendingOperations:
                 present.deadline = deadline
                 self._deadlines.add(present)
             return present
-        size = len(command.request) + COMMAND_BYTES_OVERHEAD
+        size = _size_of(command.request)
         operation = PendingCommand(session, command, deadline, size, sequence, [finish])
         self.size += size
         self._sessions[session] = self._sessions.get(session, 0) + 1
@@ -212,7 +218,7 @@ class PendingOperations:
         """Take a read. With `keep` it outlives its upstream; without, it then ends as UNAVAILABLE."""
         read = Read(id=self._next_read_id, request=request, txn=txn, min_revision=min_revision)
         self._next_read_id += 1
-        operation = PendingRead(read, deadline, len(request) + COMMAND_BYTES_OVERHEAD, finish, keep)
+        operation = PendingRead(read, deadline, _size_of(request), finish, keep)
         self.size += operation.size
         self._unsent_reads[read.id] = operation
         self._deadlines.add(operation)
@@ -243,7 +249,8 @@ class PendingOperations:
         request = Request()
         # Half of the message at most for reads, so that neither kind starves the other.
         used = self._fill_reads(request, now, self.limits.message_bytes_max // 2)
-        self._fill_commands(request, now, self.limits.message_bytes_max - used)
+        used += self._fill_commands(request, now, self.limits.message_bytes_max - used)
+        assert used <= max(self.limits.message_bytes_max, _OPERATION_BYTES_MAX), f"a message of {used} bytes"
         return request
 
     def _fill_reads(self, request: Request, now: float, room: int) -> int:
@@ -262,16 +269,17 @@ class PendingOperations:
         request.reads.extend(reads)
         return used
 
-    def _fill_commands(self, request: Request, now: float, room: int) -> None:
-        """Move unsent commands into `request`, one Batch per session."""
+    def _fill_commands(self, request: Request, now: float, room: int) -> int:
+        """Move unsent commands into `request`, one Batch per session; returns the bytes used."""
         commands: dict[int, list[Command]] = {}
         empty = not request.reads
+        used = 0
         while self._unsent:
             key, operation = next(iter(self._unsent.items()))
-            if operation.size > room and not empty:
+            if used + operation.size > room and not empty:
                 break
             empty = False
-            room -= operation.size
+            used += operation.size
             del self._unsent[key]
             self._sent[key] = operation
             operation.uncertain += 1
@@ -285,6 +293,7 @@ class PendingOperations:
             request.batches.append(
                 Batch(session=session, first_outstanding=first_outstanding, commands=gathered)
             )
+        return used
 
     # Answers
 
@@ -442,6 +451,13 @@ class PendingOperations:
         assert found is operation, f"read {operation.read.id} is not pending"
         self._deadlines.remove(operation)
         self.size -= operation.size
+
+
+def _size_of(request: bytes) -> int:
+    """What an operation takes in a message."""
+    size = len(request) + COMMAND_BYTES_OVERHEAD
+    assert size <= _OPERATION_BYTES_MAX, f"a request of {len(request)} bytes is for its caller to refuse"
+    return size
 
 
 def _remaining_ms(deadline: float, now: float) -> int:

@@ -21,6 +21,7 @@ from clientctl.errors import never_sent
 from clientctl.pending import Finish, FinishRead, PendingCommand, PendingOperations
 from proto import errors
 from proto.errors import Status
+from proto.limits import REQUEST_BYTES_MAX
 from proto.session_pb2 import Command, NotLeader, ReadResult, Result
 from proto.stream import MessageStream, StreamEnded
 
@@ -46,6 +47,9 @@ class Pipeline:
     stream at a time. What an upstream left unanswered is kept and sent on the next one, commands under
     their old numbers. Deadlines are times of the Trio clock. At its deadline an operation ends as not done
     when no sending of it can have had an effect, and as unknown otherwise.
+
+    `submit` and `submit_read` refuse a request of more than REQUEST_BYTES_MAX; to `offer`, `take` and
+    `offer_read` nobody must give one.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class Pipeline:
         the session is gone). Raises nothing but Trio's Cancelled, after which an unsent command is never
         sent and a sent one is unknown (hazard 82).
         """
-        refusal = await self._wait_for_room(len(command.request) + COMMAND_BYTES_OVERHEAD, deadline)
+        refusal = await self._wait_for_room(len(command.request), deadline)
         if refusal is not None:
             code, text = refusal
             sequence = command.sequence
@@ -114,7 +118,7 @@ class Pipeline:
         again on the next upstream until its deadline; without, the loss of the upstream ends it with
         UNAVAILABLE.
         """
-        refusal = await self._wait_for_room(len(request) + COMMAND_BYTES_OVERHEAD, deadline)
+        refusal = await self._wait_for_room(len(request), deadline)
         if refusal is not None:
             code, text = refusal
             return ReadResult(code=code, text=text)
@@ -284,8 +288,11 @@ class Pipeline:
         if self._room and (free := self._pending.limits.operations_max - len(self._pending)) > 0:
             self._room.unpark(count=free)
 
-    async def _wait_for_room(self, size: int, deadline: float) -> tuple[int, str] | None:
+    async def _wait_for_room(self, request_bytes: int, deadline: float) -> tuple[int, str] | None:
         """None once there is room; else the code and text with which to refuse."""
+        if request_bytes > REQUEST_BYTES_MAX:
+            return errors.REQUEST_TOO_LARGE
+        size = request_bytes + COMMAND_BYTES_OVERHEAD
         if not self._pending.has_room(size):
             with trio.CancelScope(deadline=deadline):
                 await self.wait_for_room(size)

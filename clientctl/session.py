@@ -12,6 +12,7 @@ from clientctl.config import COMMAND_BYTES_OVERHEAD, SessionLimits
 from clientctl.numbering import Numbering
 from clientctl.pipeline import Pipeline
 from proto import errors
+from proto.limits import REQUEST_BYTES_MAX
 from proto.session_pb2 import Command, Registered, Result
 
 
@@ -51,6 +52,8 @@ class Session:
         Returns the result with outcome DECIDED (the code says it), NOT_DONE (surely nothing happened) or
         UNKNOWN; its session and sequence mean nothing to the caller. Raises nothing but Trio's Cancelled.
         """
+        if len(request) > REQUEST_BYTES_MAX:
+            return _not_done(*errors.REQUEST_TOO_LARGE)
         for _ in range(self._limits.registrations_max):
             registration = await self._registered(deadline)
             if isinstance(registration, Result):

@@ -8,13 +8,14 @@ from collections import deque
 import trio
 
 from clientctl.config import WatchLimits
-from clientctl.errors import Compacted, WatchCanceled, not_done
+from clientctl.errors import Compacted, InvalidRequest, WatchCanceled, not_done
 from clientctl.link import WATCH, Link
 from clientctl.shared_link import SharedLink
 from clientctl.watch import Stage, Watch
 from clientctl.watch_position import ALL_WATCHES
 from proto import errors
 from proto.errors import Status
+from proto.limits import REQUEST_BYTES_MAX
 from proto.rpc_pb2 import (
     WatchCancelRequest,
     WatchCreateRequest,
@@ -52,6 +53,9 @@ class WatchStreams:
 
     def make(self, request: WatchCreateRequest) -> Watch:
         """A watch for what `request` says, not begun yet."""
+        if request.ByteSize() > REQUEST_BYTES_MAX:
+            # It would end the stream, and with it all the others, again and again.
+            raise InvalidRequest(*errors.REQUEST_TOO_LARGE)
         return Watch(self, request, self._limits)
 
     async def run(self) -> None:
@@ -133,8 +137,8 @@ class WatchStreams:
         # Cancellations first: they make room at the server.
         if self._requests:
             return self._requests.popleft()
-        if not self._wanted and self._progress_wanted:
-            # After all creations, whose watches are to get the answer.
+        if self._progress_wanted and not self._wanted and not self._creating:
+            # The answer is for the watches that there are by then.
             self._progress_wanted = False
             return WatchRequest(progress_request=WatchProgressRequest())
         if not self._wanted or len(self._creating) >= self._limits.creations_max:

@@ -17,6 +17,7 @@ import trio
 from google.protobuf.message import DecodeError
 
 from proto import errors, rpc_pb2
+from proto.limits import REQUEST_BYTES_MAX
 from proto.session_pb2 import ReadResult
 from proxyd import config
 from proxyd.node_link import NodeLink
@@ -90,10 +91,13 @@ class Reads:
         return len(self._waiting)
 
     def start(self, read: Read) -> None:
-        """Sends it to a node, or keeps it until there is one; too many are refused (hazard 95)."""
+        """Sends it to a node, or keeps it until there is one; too many are refused (hazard 95), and what is
+        too large to share a stream with others."""
         if read.withdrawn:
             return
-        if trio.current_time() >= read.deadline:
+        if len(read.request) > REQUEST_BYTES_MAX:
+            self._end(read, errors.REQUEST_TOO_LARGE)
+        elif trio.current_time() >= read.deadline:
             self._end(read, why_in_vain(self._table))
         elif (view := self._choose(read)) is None:
             self._keep(read)

@@ -18,6 +18,7 @@ from clientctl.pipeline import Pipeline
 from proto import errors, rpc_pb2, session_pb2
 from proto.bridge import Call, Service
 from proto.errors import Status
+from proto.limits import REQUEST_BYTES_MAX
 from proto.session_pb2 import Batch, Command, ReadResult, Reply, Request, Result
 from proto.stream import MessageStream, StreamEnded
 from proxyd import config
@@ -134,26 +135,25 @@ class RelayedStream:
                 self._take_command(batch, command)
 
     def _take_command(self, batch: Batch, command: Command) -> None:
+        if len(command.request) > REQUEST_BYTES_MAX:
+            self._refuse(batch.session, command.sequence, errors.REQUEST_TOO_LARGE)
+            return
         relayed = _RelayedCommand(self, batch.session, command.sequence)
         deadline = self._deadline(command.remaining_ms)
         operation = self._pipeline.take(
             batch.session, batch.first_outstanding, command, deadline, relayed.finish
         )
         if operation is None:
-            code, text = errors.TOO_MANY_REQUESTS
-            self._add_result(
-                Result(
-                    session=batch.session,
-                    sequence=relayed.sequence,
-                    code=code,
-                    text=text,
-                    outcome=Result.NOT_DONE,
-                )
-            )
+            self._refuse(batch.session, relayed.sequence, errors.TOO_MANY_REQUESTS)
             return
         self._relay.relayed += 1
         relayed.operation = operation
         self._commands[id(relayed)] = relayed
+
+    def _refuse(self, session: int, sequence: int, error: errors.Error) -> None:
+        code, text = error
+        outcome = Result.NOT_DONE
+        self._add_result(Result(session=session, sequence=sequence, code=code, text=text, outcome=outcome))
 
     def _take_read(self, request: session_pb2.Read) -> None:
         request_id = request.id

@@ -12,6 +12,7 @@ from clientctl.pipeline import Pipeline
 from clientctl.session import Session
 from proto import errors
 from proto.errors import NOT_DONE_OUTCOME, UNKNOWN_OUTCOME, Status
+from proto.limits import REQUEST_BYTES_MAX
 from proto.session_pb2 import Command, Result
 from proxyd import config
 from proxyd.patience import why_in_vain
@@ -37,9 +38,12 @@ class Writes:
     async def execute(self, kind: Command.Kind.ValueType, request: bytes, deadline: float) -> bytes:
         """Runs one command and returns the serialized etcd reply. `deadline`: Trio's clock, finite.
 
-        Raises Status with an outcome: raftd's code and text as they came, UNAVAILABLE when the time is up, or
-        RESOURCE_EXHAUSTED when too much is under way (hazard 95).
+        Raises Status with an outcome: raftd's code and text as they came, UNAVAILABLE when the time is up,
+        RESOURCE_EXHAUSTED when too much is under way (hazard 95), or INVALID_ARGUMENT for a request that is
+        too large to go with others.
         """
+        if len(request) > REQUEST_BYTES_MAX:
+            raise Status(*errors.REQUEST_TOO_LARGE, outcome=NOT_DONE_OUTCOME)
         window = self._window_with_room(len(request))
         if window is None:
             raise Status(*errors.TOO_MANY_REQUESTS, outcome=NOT_DONE_OUTCOME)

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from proto import errors, rpc_pb2
 from proto.bridge import Call, Service
 from proto.errors import Status
+from proto.limits import REQUEST_BYTES_MAX
 from proto.rpc_pb2 import ResponseHeader, WatchCreateRequest, WatchRequest
 from proto.stream import MessageStream, StreamEnded
 from proxyd import config
@@ -111,6 +112,8 @@ class WatchStream:
 
     def _why_not(self, request: WatchCreateRequest) -> str | None:
         """In etcd's order, with etcd's texts."""
+        if request.ByteSize() > REQUEST_BYTES_MAX:
+            return errors.REQUEST_TOO_LARGE[1]  # it shares a stream to the node with all other watches
         if request.start_revision < 0:
             return errors.COMPACTED[1]
         key, range_end = _key_range(request)

@@ -7,6 +7,8 @@ command's result depends on them. None of them is a setting.
 from dataclasses import dataclass
 from typing import Final
 
+from proto.limits import REQUEST_BYTES_MAX
+
 MAX_COMMANDS_PER_ENTRY: Final = 1 << 16
 """A session's id holds its REGISTER command's position in the entry in 16 bits."""
 
@@ -15,8 +17,8 @@ MAX_COMMANDS_PER_ENTRY: Final = 1 << 16
 class Limits:
     """The production values are the defaults; tests make them small."""
 
-    max_request_bytes: int = 3 * 512 * 1024
-    """etcd's --max-request-bytes: 1.5 MiB, for requests that enter the log."""
+    max_request_bytes: int = REQUEST_BYTES_MAX
+    """For requests that enter the log."""
     max_txn_operations: int = 128
     """etcd's --max-txn-ops, per list of a transaction; nested transactions share what is left."""
 

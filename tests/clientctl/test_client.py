@@ -8,6 +8,7 @@ from clientctl.client import Client
 from clientctl.errors import InvalidRequest, KeyValueError, NotDone, OutcomeUnknown
 from clientctl.requests import compare, delete_request, put_request, range_request
 from proto import errors
+from proto.limits import REQUEST_BYTES_MAX
 from tests.clientctl.servers import CLUSTER_ID, TERM, Network, Node, Store
 
 
@@ -108,6 +109,20 @@ async def test_asking_servers(autojump_clock: MockClock, node: Node) -> None:
 
 
 # What is refused
+
+
+async def test_what_is_too_large_is_refused_at_once(autojump_clock: MockClock) -> None:
+    """Not done, and never in a message with others (hazard 90)."""
+    node = Node(Store())
+    large = bytes(REQUEST_BYTES_MAX)
+    async with client_of(node) as client:
+        with pytest.raises(InvalidRequest, match="etcdserver: request is too large"):
+            await client.put("k", large)
+        with pytest.raises(InvalidRequest, match="etcdserver: request is too large"):
+            await client.get(large)
+        with pytest.raises(InvalidRequest, match="etcdserver: request is too large"):
+            client.watch(large)
+    assert (trio.current_time(), node.writes, node.reads) == (0, 0, 0)
 
 
 async def test_refusals_are_certain(autojump_clock: MockClock, node: Node) -> None:

@@ -7,6 +7,8 @@ import pytest
 from clientctl.config import COMMAND_BYTES_OVERHEAD, DEADLINE_GRAIN_S, PipelineLimits
 from clientctl.pending import PendingOperations
 from proto import errors
+from proto.limits import REQUEST_BYTES_MAX
+from proto.options import RECEIVE_BYTES
 from proto.session_pb2 import Command, NotLeader, ReadResult, Reply, Request, Result
 
 INF = float("inf")
@@ -110,6 +112,26 @@ def test_larger_than_a_message_travels_alone(first: str) -> None:
     add(pending, 2, results, request=sizes.popitem()[1])
     assert sequences(pending.next_request(0.0)) == [(7, [1])]
     assert sequences(pending.next_request(0.0)) == [(7, [2])]
+
+
+def test_the_largest_message_fits_whatever_it_is_made_of() -> None:
+    """Hazard 90: what the other side does not take would be sent again for ever."""
+    pending, results = operations(), list[Result]()
+    largest = bytes(REQUEST_BYTES_MAX)
+    for sequence in (1, 2):
+        add(pending, sequence, results, request=largest)
+        pending.add_read(largest, False, 0, INF, lambda result: None)
+    for session in range(1 << 63, (1 << 63) + 9000):
+        add(pending, 1 << 63, results, session=session, first_outstanding=1 << 63, request=b"")
+    messages = 0
+    while (request := pending.next_request(0.0)) is not None:
+        messages += 1
+        assert request.ByteSize() < RECEIVE_BYTES // 2
+    assert messages > 4
+    with pytest.raises(AssertionError, match="caller"):
+        add(pending, 3, results, request=largest + b"x")
+    with pytest.raises(AssertionError, match="caller"):
+        pending.add_read(largest + b"x", False, 0, INF, lambda result: None)
 
 
 def test_command_overhead_is_never_more_than_counted() -> None:

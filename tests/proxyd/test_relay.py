@@ -9,6 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proto import errors
 from proto.errors import Status
+from proto.limits import REQUEST_BYTES_MAX
 from proto.rpc_pb2 import RangeRequest, RangeResponse
 from proto.session_pb2 import Batch, Command, Read, ReadResult, Registered, Request, Result
 from proto.stream import InMemoryStream, StreamEnded, in_memory_pair
@@ -218,13 +219,36 @@ async def test_a_full_pipeline_refuses(autojump_clock: MockClock, client: FakeCl
     session = await client.register()
     client.setting.cluster.nodes[1].deaf = True
     pipeline = client.setting.proxy.leader_link.pipeline
-    big = Command(sequence=1, kind=Command.PUT, request=bytes(config.WRITE_LIMITS.bytes_max))
-    await client.send(session, big, put(2))
+    count = config.WRITE_LIMITS.bytes_max // REQUEST_BYTES_MAX
+    for sequence in range(1, count + 2):
+        big = Command(sequence=sequence, kind=Command.PUT, request=bytes(REQUEST_BYTES_MAX))
+        await client.send(session, big)
     await client.until(lambda: client.results)
-    assert len(pipeline) == 1
+    assert len(pipeline) == count
     (refused,) = client.results
-    assert (refused.sequence, refused.code, refused.text) == (2, *errors.TOO_MANY_REQUESTS)
+    assert (refused.sequence, refused.code, refused.text) == (count + 1, *errors.TOO_MANY_REQUESTS)
     assert refused.outcome == Result.NOT_DONE
+
+
+async def test_what_is_too_large_is_refused_and_holds_up_nothing(
+    autojump_clock: MockClock, client: FakeClient
+) -> None:
+    """Hazard 90: in one message with others it would end the stream to the node, and each one after that."""
+    session = await client.register()
+    large = bytes(REQUEST_BYTES_MAX + 1)
+    batch = Batch(session=session, first_outstanding=1)
+    batch.commands.add(sequence=1, kind=Command.PUT, request=large)
+    batch.commands.append(put(2))
+    reads = [Read(id=1, request=large), Read(id=2, request=RangeRequest(key=b"k").SerializeToString())]
+    await client.stream.send(Request(batches=[batch], reads=reads))
+    await client.until(lambda: len(client.results) == 2 and len(client.reads) == 2)
+    refused, done = sorted(client.results, key=lambda result: result.sequence)
+    assert (refused.sequence, refused.code, refused.text) == (1, *errors.REQUEST_TOO_LARGE)
+    assert refused.outcome == Result.NOT_DONE
+    assert (done.sequence, done.code) == (2, errors.OK)
+    not_read, read = sorted(client.reads, key=lambda result: result.id)
+    assert (not_read.code, not_read.text) == errors.REQUEST_TOO_LARGE
+    assert read.code == errors.OK
 
 
 async def test_draining_answers_what_was_taken_and_ends_the_stream(

@@ -7,6 +7,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from proto import errors
 from proto.errors import Status
 from proto.kv_pb2 import Event
+from proto.limits import REQUEST_BYTES_MAX
 from proto.rpc_pb2 import WatchCreateRequest, WatchRequest
 from proxyd import config
 from proxyd.watch.stream import DUPLICATE_ID_TEXT, EMPTY_RANGE_TEXT, STALLED_TEXT, TOO_MANY_TEXT
@@ -71,6 +72,8 @@ async def test_ids_are_counted_or_chosen(autojump_clock: MockClock, setting: Set
         (b"b", b"a", {}, EMPTY_RANGE_TEXT),
         (b"a", b"a", {}, EMPTY_RANGE_TEXT),
         (b"a", b"", {"start_revision": -1}, errors.COMPACTED[1]),
+        # It would end the stream that carries everybody's watches (hazard 90).
+        (bytes(REQUEST_BYTES_MAX), b"", {}, errors.REQUEST_TOO_LARGE[1]),
     ],
 )
 async def test_refusals(

@@ -6,7 +6,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proto import errors
 from proto.errors import NOT_DONE_OUTCOME, UNKNOWN_OUTCOME, Status
-from proto.session_pb2 import Command, Result
+from proto.limits import REQUEST_BYTES_MAX
+from proto.options import RECEIVE_BYTES
+from proto.rpc_pb2 import PutRequest
+from proto.session_pb2 import Command, Request, Result
 from proxyd import config
 from tests.proxyd.conftest import Setting
 
@@ -220,3 +223,26 @@ async def test_closing_ends_the_sessions(autojump_clock: MockClock, setting: Set
     await setting.proxy.close()
     kinds = [command.kind for batch in setting.cluster.nodes[1].batches for command in batch.commands]
     assert kinds == [Command.REGISTER, Command.PUT, Command.CLOSE]
+
+
+@pytest.mark.parametrize("kind", ["put", "get"])
+async def test_what_is_too_large_is_refused_at_once(
+    autojump_clock: MockClock, setting: Setting, kind: str
+) -> None:
+    """Hazard 90: what fits into our message limit as it is does not once it is wrapped; a node would end the
+    stream, and everybody's operations with it, again and again."""
+    for size in (REQUEST_BYTES_MAX, RECEIVE_BYTES - 4):
+        with pytest.raises(Status) as raised:
+            await (setting.put if kind == "put" else setting.get)(bytes(size))
+        assert (raised.value.code, raised.value.text) == errors.REQUEST_TOO_LARGE
+        assert raised.value.outcome == (NOT_DONE_OUTCOME if kind == "put" else None)
+    assert not setting.cluster.sessions
+    assert not any(node.reads for node in setting.cluster.nodes.values())
+
+
+async def test_the_largest_request_passes(autojump_clock: MockClock, setting: Setting) -> None:
+    overhead = PutRequest(key=bytes(REQUEST_BYTES_MAX), value=b"v").ByteSize() - REQUEST_BYTES_MAX
+    await setting.put(bytes(REQUEST_BYTES_MAX - overhead))
+    (batch,) = [batch for batch in setting.cluster.nodes[1].batches if batch.session]
+    assert len(batch.commands[0].request) == REQUEST_BYTES_MAX
+    assert Request(batches=[batch]).ByteSize() < RECEIVE_BYTES
