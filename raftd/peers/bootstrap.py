@@ -83,7 +83,7 @@ class Introductions:
                 return (
                     f"cluster {self._cluster.cluster_id:x} knows {request.name} as member "
                     f"{known[request.name]:x}, but its data directory is {request.member_id:x}: the data was "
-                    "wiped or replaced; restore the old directory, or add this node as a new member"
+                    "wiped or replaced; put the old directory back, or go on without this member"
                 )
         elif request.initial_cluster != canonical(self._initial_cluster):
             mine = canonical(self._initial_cluster)
@@ -111,7 +111,7 @@ class Introductions:
             if cluster_id not in (0, cluster.cluster_id):
                 raise FormationRefused(
                     f"node {name} already belongs to cluster {cluster_id:x}, which this data directory "
-                    f"({self._me.id:x}) is not part of: restore the old directory, or add this node as a new "
+                    f"({self._me.id:x}) is not part of: put the old directory back, or go on without this "
                     "member"
                 )
         return cluster

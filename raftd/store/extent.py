@@ -32,7 +32,7 @@ class Extent:
             os.close(self._descriptor)
             raise StoreRefused(
                 f"{self._database} is {found_bytes} bytes long, but was {self._known_bytes}: it was cut "
-                "short or replaced; empty the directory to start as a new member"
+                "short or replaced; put the whole directory back as it was, or go on without this member"
             )
 
     def note(self) -> None:

@@ -68,7 +68,7 @@ class FenceMark:
             if marked_boot.strip() == boot_id():
                 raise Fenced(
                     f"data directory {self._directory} is fenced since a storage error ({reason.strip()}): "
-                    "check the disk and reboot this machine, or replace this member; "
+                    "check the disk and reboot this machine, or go on without this member; "
                     f"the mark {place} counts until the reboot"
                 )
             place.unlink()

@@ -292,7 +292,7 @@ class Store:
                 remark = f"marked by {place}" if place else "no mark could be written: do not start it again"
                 self._fenced = Fenced(
                     f"data directory {self.directory} is fenced by a storage error ({reason}); "
-                    f"check the disk and reboot this machine, or replace this member ({remark})"
+                    f"check the disk and reboot this machine, or go on without this member ({remark})"
                 )
             return self._fenced
 

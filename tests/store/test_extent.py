@@ -37,7 +37,7 @@ def test_an_empty_file_is_not_a_fresh_directory(directory: Path) -> None:
 
 def test_a_removed_file_is_not_a_fresh_directory(directory: Path) -> None:
     (directory / "data.mdb").unlink()
-    with pytest.raises(StoreRefused, match="empty the directory to start as a new member"):
+    with pytest.raises(StoreRefused, match="put the whole directory back as it was"):
         open_member(directory)
     assert not (directory / "data.mdb").exists()
 

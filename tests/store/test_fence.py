@@ -41,7 +41,7 @@ def test_an_error_of_the_disk_fences(tmp_path: Path, system_call: str, error: st
     assert "durable 20" not in failed.stdout
     again = refusal(directory)
     assert f"data directory {directory} is fenced since a storage error" in again
-    assert "check the disk and reboot this machine, or replace this member" in again
+    assert "check the disk and reboot this machine, or go on without this member" in again
     assert str(directory / "FENCED") in again
 
 
