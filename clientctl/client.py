@@ -224,10 +224,10 @@ class Client(Inquiries):
         """Read one key; or those from `key` up to but without `range_end`; or all with a `prefix`; or
         `from_key` on.
 
-        `limit` 0 is no limit; `revision` 0 is the present, another one reads the past. "linearizable" sees
-        every write that was acknowledged before; "serializable" is what one node has, at once.
-        `min_revision` waits for a node that has reached it (read your writes); etcd knows no such thing and
-        ignores it.
+        `limit` 0 or below is no limit, as in etcd; `revision` 0 is the present, another one reads the past.
+        "linearizable" sees every write that was acknowledged before; "serializable" is what one node has, at
+        once. `min_revision` waits for a node that has reached it (read your writes); etcd knows no such thing
+        and ignores it.
         """
         request = range_request(
             key,

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 DONE: Final = 0
 NEGATIVE: Final = 1
-"""A key that is absent, a condition that is false, a server that is not healthy."""
+"""A key that is absent, a condition that is false."""
 USAGE: Final = 2
 NOT_DONE: Final = 3
 UNKNOWN: Final = 4
+NOT_SHOWN: Final = 5
+"""Done, but standard output did not take the answer."""
 INTERRUPTED: Final = 130
 COMMAND_NOT_RUN: Final = 127
 """As a shell says it."""
@@ -43,6 +45,12 @@ def verb(group: click.Group, name: str, **arguments: Any) -> Callable[[_Verb], c
         return group.command(name, epilog=epilog, **arguments)(global_options()(run))
 
     return decorate
+
+
+def subgroup(name: str, about: str) -> click.Group:
+    """A word that has verbs of its own. It takes the global flags too, so that they may stand anywhere."""
+    epilog = "The flags of `clientctl --help` may stand here as well."
+    return global_options()(click.Group(name, help=about, epilog=epilog, no_args_is_help=False))
 
 
 class Interrupted(Exception):

@@ -137,13 +137,13 @@ def global_options(*, root: bool = False) -> Callable[[_Decorated], _Decorated]:
             variables = [f"CLIENTCTL_{name.upper()}"] if root else None
             if variables and name == "timeout":
                 variables.append("CLIENTCTL_COMMAND_TIMEOUT")
+            # A switch is given without a value, but its variable has one.
+            switch: dict[str, Any] = {"is_flag": True, "flag_value": "true"} if flag.metavar is None else {}
             command = click.option(
                 *flag.spellings,
                 f"_{name}",
                 default=None,
-                # A switch is given without a value, but its variable has one.
-                is_flag=flag.metavar is None,
-                flag_value="true" if flag.metavar is None else None,
+                **switch,
                 type=str,
                 metavar=flag.metavar,
                 help=flag.help,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clientctl.command import DONE, NEGATIVE, NOT_DONE, say, say_error, verb, with_client, write
+from clientctl.command import DONE, NOT_DONE, say, say_error, subgroup, verb, with_client, write
 from clientctl.config import API_VERSION
 from clientctl.settings import Settings
 from clientctl.verbs_kv import INT64
@@ -21,8 +21,8 @@ _CLUSTER = click.option("--cluster", is_flag=True, help="All members of the clus
 
 def add_verbs(group: click.Group) -> None:
     """Give the root command endpoint, member and version."""
-    endpoint = click.Group("endpoint", help="Ask servers how they are.")
-    member = click.Group("member", help="Ask for the cluster's members.")
+    endpoint = subgroup("endpoint", "Ask servers how they are.")
+    member = subgroup("member", "Ask for the cluster's members.")
     group.add_command(endpoint)
     group.add_command(member)
     verb(endpoint, "status")(_CLUSTER(_status))
@@ -76,7 +76,7 @@ def _status_json(answer: _Answer) -> dict[str, Any]:
 
 
 def _health(settings: Settings, cluster: bool) -> int:
-    """Try a linearizable read on each server. Exits with 1 when one of them cannot serve it."""
+    """Try a linearizable read on each server. Exits with 3 when one of them cannot serve it."""
     from clientctl import output
 
     async def ask(client: "Client", answer: _Answer) -> None:
@@ -101,7 +101,7 @@ def _health(settings: Settings, cluster: bool) -> int:
                 write(output.simple_lines([[text]]))
     if any(answer.error for answer in answers):
         say_error("unhealthy cluster")
-        return NEGATIVE
+        return NOT_DONE
     return DONE
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clientctl.command import DONE, NEGATIVE, verb, with_client, write
+from clientctl.command import DONE, NEGATIVE, subgroup, verb, with_client, write
 from clientctl.settings import Settings
 from clientctl.verbs_kv import lease_id
 
@@ -17,7 +17,7 @@ _ID = click.argument("lease", callback=lease_id)
 
 def add_verbs(group: click.Group) -> None:
     """Give the root command lease."""
-    lease = click.Group("lease", help="Times after which keys end.")
+    lease = subgroup("lease", "Times after which keys end.")
     group.add_command(lease)
     once = click.option("--once", is_flag=True, help="Only once.")
     keys = click.option("--keys", is_flag=True, help="Also which keys are tied to it.")

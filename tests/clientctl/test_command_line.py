@@ -174,6 +174,7 @@ def test_a_malformed_txn_is_not_sent(clientctl: CommandLine, script: bytes, comp
 @pytest.mark.parametrize(
     "arguments",
     [
+        [],
         ["bogus"],
         ["get"],
         ["put"],
@@ -192,15 +193,70 @@ def test_a_malformed_txn_is_not_sent(clientctl: CommandLine, script: bytes, comp
         ["get", "k", "--endpoints", "nowhere"],
         ["get", "k", "--endpoints", ","],
         ["txn", "-w", "table"],
+        ["get", "k", "--endpoints"],
         ["endpoint"],
         ["endpoint", "bogus"],
+        ["endpoint", "--endpoints", "nowhere", "status"],
+        ["lease", "grant"],
+        ["completion"],
+        ["--endpoints", "n1:1"],
         ["get", "k", "--config-file", "/absent.toml"],
     ],
 )
 def test_wrong_usage_is_status_2_and_sends_nothing(clientctl: CommandLine, arguments: list[str]) -> None:
     assert clientctl(*arguments) == (2, b"")
-    assert clientctl.stderr
+    [line] = clientctl.stderr.splitlines()
+    assert line.startswith("clientctl: ")
+    assert line.endswith(" --help")
     assert clientctl.node.dialled == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("put", "put: missing argument KEY; see clientctl put --help"),
+        ("bogus", "no such command 'bogus'; see clientctl --help"),
+        ("lease grant", "lease grant: missing argument TTL; see clientctl lease grant --help"),
+        ("endpoint", "endpoint: missing command; see clientctl endpoint --help"),
+        (
+            "get k m --prefix",
+            "get: RANGE_END cannot be given with --prefix or --from-key; see clientctl get --help",
+        ),
+        (
+            "put k v --ignore-value",
+            "put: needs no value when --ignore-value is set; see clientctl put --help",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line_that_says_what_to_do(
+    clientctl: CommandLine, line: str, complaint: str
+) -> None:
+    assert clientctl(*line.split()) == (2, b"")
+    assert clientctl.stderr == f"clientctl: {complaint}\n"
+
+
+def test_a_put_whose_answer_is_lost_is_status_5_and_is_done(
+    clientctl: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hazard 87: "wrong usage" or "not done" would have a script put it again."""
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        assert clientctl("put", "k", "v")[0] == 5
+    assert clientctl.stderr.startswith("Error: done, but the answer could not be shown: ")
+    assert clientctl("get", "k") == (0, b"k\nv\n")
+
+
+def test_global_flags_stand_anywhere(clientctl: CommandLine) -> None:
+    assert clientctl("endpoint", "--endpoints", "n1:1", "status")[1].startswith(b"n1:1, 1, ")
+    order = ("--endpoints=n2:1", "endpoint", "--endpoints=n3:1", "status", "--endpoints=n1:1")
+    assert clientctl(*order)[1].startswith(b"n1:1, 1, ")
+    assert clientctl("-w", "json", "member", "-w", "table", "list")[1].startswith(b"+---")
+
+
+def test_version_flag(clientctl: CommandLine) -> None:
+    status, out = clientctl("--version")
+    assert status == 0
+    assert out == b"clientctl " + clientctl("version")[1].splitlines()[0].split()[-1] + b"\n"
 
 
 def test_certainly_not_done_is_status_3(clientctl: CommandLine) -> None:
@@ -250,9 +306,9 @@ def test_endpoint_health(clientctl: CommandLine) -> None:
     assert out.startswith(b"127.0.0.1:2379 is healthy: successfully committed proposal: took = ")
     status, out = clientctl("endpoint", "health", "--endpoints=n1:1,n2:1", "-w", "json")
     answers = {answer["endpoint"]: answer["health"] for answer in json.loads(out)}
-    assert (status, answers) == (1, {"n1:1": True, "n2:1": False})
+    assert (status, answers) == (3, {"n1:1": True, "n2:1": False})
     clientctl.node.refuses_reads = errors.UNAVAILABLE
-    assert clientctl("endpoint", "health") == (1, b"")
+    assert clientctl("endpoint", "health") == (3, b"")
     assert "127.0.0.1:2379 is unhealthy" in clientctl.stderr
     assert b"|  false |" in clientctl("endpoint", "health", "-w", "table")[1]
 
@@ -316,8 +372,13 @@ def test_a_bad_config_file_is_named(
     ("shell", "status", "complaint"),
     [
         ("{clientctl} version | true; exit ${{PIPESTATUS[0]}}", 0, ""),
-        ("{clientctl} version > /dev/full", 2, "No space left on device"),
-        ("{clientctl} version >&-", 2, "standard output is closed"),
+        (
+            "{clientctl} version > /dev/full",
+            5,
+            "done, but the answer could not be shown: standard output: No",
+        ),
+        ("{clientctl} version >&-", 5, "standard output is closed"),
+        ("{clientctl} --version > /dev/full", 5, "No space left on device"),
         ("{clientctl} put k <&-", 2, "standard input is closed"),
     ],
 )
