@@ -108,7 +108,8 @@ class Audience:
             self.recorder.failed(now, now, f"a watch ended: {error}")
 
     def _trio_time(self, monotonic_ns: int) -> float:
-        return monotonic_ns / 1e9 - self._monotonic_ahead
+        # A microsecond more than the way there and back may cost: what is due at the begin belongs to it.
+        return monotonic_ns / 1e9 - self._monotonic_ahead + 1e-6
 
     def _monotonic_ns(self, moment: float) -> int:
         return int((moment + self._monotonic_ahead) * 1e9)
@@ -129,6 +130,7 @@ class Audience:
             failure = await self._put(writer, number, self._monotonic_ns(due), self._monotonic_ns(sent))
             # One that may have happened has used its number.
             number += failure is None or not failure.not_done
+        await trio.sleep_until(self.end)
         # Until it is acknowledged: a watcher stops at the first, so that another one does no harm.
         while True:
             if await self._put(writer, END, number, 0) is None:
