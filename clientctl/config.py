@@ -31,6 +31,8 @@ class SessionLimits:
     window_bytes_max: int = 8 << 20
     # How often one command is sent anew because its session had expired before it could run.
     registrations_max: int = 3
+    # Registering is done for all callers together and outlasts each of them.
+    registration_timeout_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,11 @@ class Pipeline:
         """Whether a stream is being driven."""
         return self._driving
 
+    @property
+    def refusal(self) -> tuple[int, str] | None:
+        """The code and text with which everything is refused, once it is shut."""
+        return self._shut
+
     # Operations, for callers that wait
 
     async def submit(self, session: int, first_outstanding: int, command: Command, deadline: float) -> Result:

@@ -24,6 +24,15 @@ class _Registration:
     numbering: Numbering = field(default_factory=Numbering)
 
 
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    """A registration under way, on behalf of all who wait for it."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    # What has become of it: None is success.
+    failure: Result | None = None
+
+
 class Session:
     """Exactly-once writes: `execute` runs a command once, however often it has to be sent.
 
@@ -36,7 +45,7 @@ class Session:
         self._pipeline = pipeline
         self._limits = limits or SessionLimits()
         self._registration: _Registration | None = None
-        self._registering = trio.Lock()
+        self._attempt: _Attempt | None = None
         self._window_bytes = 0
         self._room = trio.lowlevel.ParkingLot()
         self._correlation = 0
@@ -70,6 +79,9 @@ class Session:
 
     async def close(self, deadline: float) -> None:
         """End the session, so that the server may forget it at once. Best effort, until `deadline`."""
+        with trio.CancelScope(deadline=deadline):
+            if self._attempt is not None:
+                await self._attempt.done.wait()
         registration, self._registration = self._registration, None
         if registration is not None:
             await self._send(registration, Command.CLOSE, b"", deadline, 0)
@@ -114,27 +126,51 @@ class Session:
         return self._window_bytes == 0 or self._window_bytes + size <= self._limits.window_bytes_max
 
     async def _registered(self, deadline: float) -> _Registration | Result:
-        """The present registration, made if there is none; or why there is none. One caller registers for
-        all."""
-        if present := self._current():
-            return present
+        """The present registration, made if there is none; or why there is none."""
         with trio.CancelScope(deadline=deadline):
-            async with self._registering:
-                return self._current() or await self._register(deadline)
+            while (present := self._registration) is None:
+                attempt = await self._attempted()
+                await attempt.done.wait()
+                if attempt.failure is not None and not _ran_out_of_time(attempt.failure):
+                    return attempt.failure
+            return present
         return _not_done(*errors.TIMEOUT)
 
-    def _current(self) -> _Registration | None:
-        return self._registration
+    async def _attempted(self) -> _Attempt:
+        """The attempt under way, or a new one; waits until the pipeline has room for it.
 
-    async def _register(self, deadline: float) -> _Registration | Result:
-        self._correlation += 1
-        command = Command(sequence=self._correlation, kind=Command.REGISTER)
-        result = await self._pipeline.submit(0, 0, command, deadline)
-        if result.outcome != Result.DECIDED or result.code != errors.OK:
-            # Whatever became of the registration: the command that wanted it was never sent.
-            return _not_done(result.code or errors.UNAVAILABLE, result.text)
-        self._registration = _Registration(Registered.FromString(result.body).session)
-        return self._registration
+        It belongs to no caller and has a time of its own: callers who leave early would else leave a session
+        behind each, and never get one.
+        """
+        await self._pipeline.wait_for_room(COMMAND_BYTES_OVERHEAD)
+        if self._attempt is None:
+            self._attempt = attempt = _Attempt()
+            self._correlation += 1
+            command = Command(sequence=self._correlation, kind=Command.REGISTER)
+            deadline = trio.current_time() + self._limits.registration_timeout_s
+            if self._pipeline.take(0, 0, command, deadline, self._finish_registration) is None:
+                refusal = self._pipeline.refusal
+                assert refusal is not None, "there was room for a registration"
+                self._attempt = None
+                attempt.failure = _not_done(*refusal)
+                attempt.done.set()
+            return attempt
+        return self._attempt
+
+    def _finish_registration(self, result: Result) -> None:
+        attempt, self._attempt = self._attempt, None
+        assert attempt is not None, "no registration is under way"
+        if result.outcome == Result.DECIDED and result.code == errors.OK:
+            self._registration = _Registration(Registered.FromString(result.body).session)
+        else:
+            # Whatever became of the registration: the commands that wanted it were never sent.
+            attempt.failure = _not_done(result.code or errors.UNAVAILABLE, result.text)
+        attempt.done.set()
+
+
+def _ran_out_of_time(result: Result) -> bool:
+    """Whether an attempt was at the end of its time, which says nothing about that of its callers."""
+    return (result.code, result.text) == errors.TIMEOUT
 
 
 def _not_done(code: int, text: str) -> Result:

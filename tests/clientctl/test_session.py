@@ -90,21 +90,96 @@ async def test_failed_registration_means_not_done(autojump_clock: MockClock) -> 
         assert {result.code for result in results} == {errors.UNAVAILABLE}
 
 
-async def test_cancelled_registration_leaves_it_to_the_next_caller(autojump_clock: MockClock) -> None:
-    """Hazard 82."""
-    cluster = Cluster()
-    silent = True
+async def test_an_abandoned_registration_goes_on_for_the_next_caller(autojump_clock: MockClock) -> None:
+    """Hazard 82: callers that leave early neither go without a session nor leave one behind each."""
+    cluster, registered = Cluster(), 0
 
-    def answer(request: Request) -> Reply:
-        return Reply() if silent else cluster.serve(request)
+    async with trio.open_nursery() as nursery:
+        pipeline = Pipeline(jitter=lambda: 1.0)
+        ours, theirs = in_memory_pair()
 
-    async with running(answer) as (session, _):
-        with trio.move_on_after(1):
-            await session.execute(Command.PUT, b"a", 5.0)
-        silent = False
+        async def serve_slowly() -> None:
+            nonlocal registered
+            while True:
+                for request in await theirs.receive_all():
+                    await trio.sleep(0.1)
+                    registered += sum(
+                        command.kind == Command.REGISTER
+                        for batch in request.batches
+                        for command in batch.commands
+                    )
+                    await theirs.send(cluster.serve(request))
+
+        nursery.start_soon(pipeline.run)
+        nursery.start_soon(pipeline.drive, ours)
+        nursery.start_soon(serve_slowly)
+        session = Session(pipeline)
+        results = [await session.execute(Command.PUT, b"a", trio.current_time() + 0.02) for _ in range(4)]
+        assert {result.outcome for result in results} == {Result.NOT_DONE}
+        with trio.move_on_after(0.001):
+            await session.execute(Command.PUT, b"cancelled", 5.0)
         result = await session.execute(Command.PUT, b"b", 5.0)
         assert result.outcome == Result.DECIDED
+        nursery.cancel_scope.cancel()
     assert cluster.executed == [b"b"]
+    assert registered == 1
+
+
+async def test_a_patient_caller_outlasts_a_registration(autojump_clock: MockClock) -> None:
+    """An attempt that nobody answers is followed by the next one."""
+    cluster = Cluster()
+
+    def answer(request: Request) -> Reply:
+        return Reply() if trio.current_time() < 6 else cluster.serve(request)
+
+    async with running(answer) as (session, _):
+        result = await session.execute(Command.PUT, b"a", 12.0)
+        assert result.outcome == Result.DECIDED
+    assert cluster.executed == [b"a"]
+
+
+async def test_closing_waits_for_the_registration_to_end_it(autojump_clock: MockClock) -> None:
+    cluster = Cluster()
+    async with trio.open_nursery() as nursery:
+        pipeline = Pipeline(jitter=lambda: 1.0)
+        ours, theirs = in_memory_pair()
+        nursery.start_soon(pipeline.run)
+        nursery.start_soon(pipeline.drive, ours)
+        session = Session(pipeline)
+        await session.execute(Command.PUT, b"a", 0.1)
+        nursery.start_soon(session.close, 5.0)
+        await wait_all_tasks_blocked()
+        closed: list[int] = []
+
+        async def serve() -> None:
+            while True:
+                for request in await theirs.receive_all():
+                    for batch in request.batches:
+                        if batch.commands[0].kind == Command.CLOSE:
+                            closed.append(batch.session)
+                    await theirs.send(cluster.serve(request))
+
+        nursery.start_soon(serve)
+        await trio.sleep(1)
+        assert closed == list(cluster.sessions)
+        nursery.cancel_scope.cancel()
+    assert session.id == 0
+
+
+async def test_a_shut_pipeline_is_said_to_every_caller(autojump_clock: MockClock) -> None:
+    """So that they go on without sessions."""
+    async with trio.open_nursery() as nursery:
+        pipeline = Pipeline(jitter=lambda: 1.0)
+        nursery.start_soon(pipeline.run)
+        session, results = Session(pipeline), list[Result]()
+        nursery.start_soon(execute_all, session, 3, results)
+        await wait_all_tasks_blocked()
+        pipeline.shut(errors.UNIMPLEMENTED, "no sessions here")
+        await execute_all(session, 1, results)
+        nursery.cancel_scope.cancel()
+    assert [(result.code, result.outcome) for result in results] == [
+        (errors.UNIMPLEMENTED, Result.NOT_DONE)
+    ] * 4
 
 
 async def test_a_full_window_makes_callers_wait(autojump_clock: MockClock) -> None:
