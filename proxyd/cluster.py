@@ -4,6 +4,8 @@
 else answers UNIMPLEMENTED: it is for one node or changes the cluster, and belongs to a node's own address.
 """
 
+from google.protobuf.message import DecodeError
+
 from proto import rpc_pb2
 from proto.bridge import Call, Service
 from proto.service import Handler
@@ -44,8 +46,9 @@ class ClusterServices:
         return ask
 
     async def member_list(self, request: bytes, call: Call) -> bytes:
-        """From a healthy node; when no node can be reached, what the leader table last heard."""
-        if not self._endpoints.links and self._table.members:
+        """From a healthy node; when no node can be reached, what the leader table last heard, unless the
+        caller wants to know what holds now."""
+        if not self._endpoints.links and self._table.members and not _is_linearizable(request):
             return self._members_of_table().SerializeToString()
         return await self._nodes.ask_any(MEMBER_LIST, request, call)
 
@@ -65,3 +68,11 @@ class ClusterServices:
             for member in self._table.members
         ]
         return rpc_pb2.MemberListResponse(header=header, members=members)
+
+
+def _is_linearizable(request: bytes) -> bool:
+    """Malformed requests are for raftd to refuse."""
+    try:
+        return rpc_pb2.MemberListRequest.FromString(request).linearizable
+    except DecodeError:
+        return True

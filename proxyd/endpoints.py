@@ -36,6 +36,7 @@ class _Watch:
     scope: trio.CancelScope
     up: bool = False
     last_said: str = ""
+    refusal: str = ""
 
 
 class Endpoints:
@@ -102,16 +103,23 @@ class Endpoints:
                     if watch.up or not watch.last_said:
                         event = "node down" if watch.up else "node not reachable yet"
                         self._log.warning(event, address=address, reason=str(lost))
-                    watch.up, watch.last_said = False, "lost"
+                    watch.up, watch.last_said, watch.refusal = False, "lost", ""
                 except Refused as refused:
                     if watch.last_said != str(refused):
                         self._log.error("endpoint refused", address=address, reason=str(refused))
-                    watch.up, watch.last_said = False, str(refused)
+                    watch.up, watch.last_said, watch.refusal = False, str(refused), str(refused)
                     pause_s = config.REFUSED_REDIAL_S
                 finally:
                     self._table.lost(address)
+                self._tell_refusals()
                 await trio.sleep(pause_s)
         self._table.forget(address)
+
+    def _tell_refusals(self) -> None:
+        """When no address can be an endpoint, waiting for one is in vain."""
+        refusals = [f"{address}: {watch.refusal}" for address, watch in self._watches.items()]
+        all_refused = all(watch.refusal for watch in self._watches.values())
+        self._table.no_endpoint = "; ".join(refusals) if all_refused else ""
 
     async def _watch_once(self, address: str, watch: _Watch, nursery: trio.Nursery) -> None:
         """Raises Lost or Refused when it ends. A fresh connection each time."""
@@ -136,7 +144,8 @@ class Endpoints:
         self, address: str, watch: _Watch, updates: MessageStream, nursery: trio.Nursery
     ) -> None:
         self._take(address, await _receive(updates, config.FIRST_UPDATE_TIMEOUT_S))
-        watch.up, watch.last_said = True, "up"
+        watch.up, watch.last_said, watch.refusal = True, "up", ""
+        self._tell_refusals()
         self._log.info("node up", address=address, node=self._name(address))
         link = self._links[address] = NodeLink(address, self._dial)
         nursery.start_soon(link.run)

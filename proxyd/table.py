@@ -52,7 +52,8 @@ class ForeignCluster(Exception):
 @dataclass(slots=True, eq=False)
 class LeaderTable:
     """`leader` is None while none is known. `members` by ascending id; empty until a node has named them.
-    `version` moves with everything that is taken in, progress and silence included."""
+    `version` moves with everything that is taken in, progress and silence included. `no_endpoint` says why
+    not one of the addresses can be an endpoint; empty otherwise."""
 
     cluster_id: int = 0
     members: tuple[TableMember, ...] = ()
@@ -60,6 +61,7 @@ class LeaderTable:
     election_timeout_ms: int = DEFAULT_ELECTION_TIMEOUT_MS
     leader_changes: int = 0
     version: int = 0
+    no_endpoint: str = ""
     _views: dict[str, NodeView] = field(default_factory=dict)
     _members_term: int = 0
     _leader_term: int = 0

@@ -126,8 +126,9 @@ async def test_a_proxyd_is_no_endpoint_of_a_proxyd() -> None:
             health = await channel.unary(CHECK, health_pb2.HealthCheckRequest(), timeout=BOUND_S)
             assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
             with pytest.raises(Status) as raised:
-                await channel.unary(MAINTENANCE["Status"], StatusRequest(), timeout=0.5)
-            assert raised.value.code == errors.UNAVAILABLE
+                await channel.unary(MAINTENANCE["Status"], StatusRequest(), timeout=BOUND_S)
+            assert raised.value.code == errors.FAILED_PRECONDITION
+            assert f"{proxy.address}: a proxyd cannot be an endpoint of a proxyd" in raised.value.text
 
 
 async def test_stopping_finishes_what_is_in_flight() -> None:

@@ -1,5 +1,7 @@
 """The watches on the nodes: kept, redialled, extended to members, refused where they would go in circles."""
 
+from functools import partial
+
 import pytest
 import structlog
 import trio
@@ -9,7 +11,7 @@ from proto import errors
 from proto.errors import Status
 from proxyd.proxy import Proxy
 from proxyd.table import Leader
-from tests.proxyd.conftest import Setting
+from tests.proxyd.conftest import FakeCall, Setting
 
 
 async def test_it_starts_before_the_nodes(autojump_clock: MockClock, bare: Setting) -> None:
@@ -116,6 +118,50 @@ async def test_an_endpoint_that_is_no_node_is_named_and_not_used(
     for _ in range(10):
         await setting.get(b"k")
     assert not node.reads
+
+
+async def test_when_all_endpoints_are_refused_requests_fail_at_once(
+    autojump_clock: MockClock, bare: Setting
+) -> None:
+    """Hazard 88: a proxyd that has nothing but proxies says so, and recovers when one becomes a node."""
+    for node in bare.cluster.nodes.values():
+        node.kill()
+        node.watch_error = Status(errors.FAILED_PRECONDITION, "a proxyd cannot be its own endpoint")
+        node.up = True
+    await bare.until(lambda: len(bare.logged("endpoint refused")) == 3)
+    status = bare.proxy.cluster.by_the_leader("Status")
+    calls = [
+        bare.start(bare.put, b"k"),
+        bare.start(bare.get, b"k"),
+        bare.start(partial(bare.get, b"k", serializable=True)),
+        bare.start(partial(bare.get, b"k", metadata={"hasleader": "true"})),
+        bare.start(status, b"", FakeCall()),
+    ]
+    for running in calls:
+        with pytest.raises(Status, match=r"127\.0\.0\.1:2371: a proxyd cannot be its own endpoint") as raised:
+            await running.wait()
+        assert raised.value.code == errors.FAILED_PRECONDITION
+        assert running.took_s < 0.2
+    bare.cluster.nodes[2].watch_error = None
+    bare.cluster.elect(2, term=1)
+    await bare.until(lambda: bare.proxy.table.leader)
+    await bare.put(b"k")
+
+
+async def test_a_refused_endpoint_beside_one_that_is_down_does_not_end_the_wait(
+    autojump_clock: MockClock, bare: Setting
+) -> None:
+    for node in bare.cluster.nodes.values():
+        node.kill()
+    refusing = bare.cluster.nodes[3]
+    refusing.watch_error = Status(errors.FAILED_PRECONDITION, "a proxyd cannot be an endpoint of a proxyd")
+    refusing.up = True
+    await bare.until(lambda: bare.logged("endpoint refused"))
+    put = bare.start(bare.put, b"k")
+    await trio.sleep(1.0)
+    bare.cluster.nodes[1].up = bare.cluster.nodes[2].up = True
+    bare.cluster.elect(1, term=1)
+    await put.wait()
 
 
 async def test_a_node_of_another_cluster_is_not_used(autojump_clock: MockClock, setting: Setting) -> None:

@@ -10,7 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proto import errors
 from proto.errors import Status
-from proto.rpc_pb2 import MemberListResponse, StatusResponse
+from proto.rpc_pb2 import MemberListRequest, MemberListResponse, StatusResponse
 from proto.stream import in_memory_pair
 from proto.table_pb2 import TableUpdate, WatchTableRequest
 from proxyd import config
@@ -62,6 +62,21 @@ async def test_members_come_from_a_node_or_from_the_table(
     reply = MemberListResponse.FromString(await setting.proxy.cluster.member_list(b"", call()))
     assert [(member.ID, member.name) for member in reply.members] == [(1, "n1"), (2, "n2"), (3, "n3")]
     assert reply.header.cluster_id == setting.cluster.cluster_id
+
+
+async def test_a_linearizable_member_list_is_not_answered_from_memory(
+    autojump_clock: MockClock, setting: Setting
+) -> None:
+    """Hazard 40: nobody is there to say that it still holds."""
+    request = MemberListRequest(linearizable=True).SerializeToString()
+    assert await setting.proxy.cluster.member_list(request, call())
+    for node in setting.cluster.nodes.values():
+        node.kill()
+    await wait_all_tasks_blocked()
+    for asked in (request, b"\xff"):
+        with pytest.raises(Status) as raised:
+            await setting.proxy.cluster.member_list(asked, call(1.0))
+        assert raised.value.code == errors.UNAVAILABLE
 
 
 async def test_health_is_serving_while_a_leader_is_known(autojump_clock: MockClock, bare: Setting) -> None:
