@@ -34,6 +34,9 @@ EXIT_FENCED: Final = 4
 SHUTDOWN_S: Final = 5.0
 """A program that has not ended so long after the first signal is cancelled."""
 
+HURRY_S: Final = 1.0
+"""After a second signal it has at most so long: a program that is about to end in order may do so."""
+
 SWITCH_INTERVAL_S: Final = 0.0002
 """How long one thread may hold the GIL while another wants it. Python's 5 ms would be the latency of every
 hop between the Trio, the grpc and the writer thread beside a thread that computes (median of a call 0.71 →
@@ -55,6 +58,8 @@ class Shell:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.shutdown_requested = trio.Event()
         """Set by the first SIGTERM or SIGINT: hand over, drain and return within `SHUTDOWN_S`."""
+        self.hurried = False
+        """Set by the second: `HURRY_S` are left."""
         self._address = environ.get(_SYSTEMD_SOCKET, "")
         self._watchdog_interval_s = _watchdog_interval_s(environ)
         self._next_sign_of_life_s = 0.0
@@ -141,14 +146,17 @@ async def _supervise(main: Callable[[Any, Shell], Awaitable[int]], configuration
             status = await main(configuration, shell)
         nursery.cancel_scope.cancel()
     if scope.cancelled_caught:
-        structlog.get_logger().error("did not shut down in time", bound_s=SHUTDOWN_S)
+        after, bound_s = ("a second signal", HURRY_S) if shell.hurried else ("a signal", SHUTDOWN_S)
+        structlog.get_logger().error(
+            "cut off: what was under way is not finished", after=after, bound_s=bound_s
+        )
     return status
 
 
 async def _obey_signals(
     shell: Shell, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """The first signal asks, the second cancels, the third kills."""
+    """The first signal asks, the second hurries, the third kills."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for number in signals:
@@ -158,10 +166,12 @@ async def _obey_signals(
                 shell.stopping()
                 scope.deadline = trio.current_time() + SHUTDOWN_S
                 shell.shutdown_requested.set()
-            elif not scope.cancel_called:
-                structlog.get_logger().warning("stopping at once", signal=name)
-                scope.cancel()
+            elif not shell.hurried:
+                structlog.get_logger().warning("told again to stop", signal=name, bound_s=HURRY_S)
+                shell.hurried = True
+                scope.deadline = min(scope.deadline, trio.current_time() + HURRY_S)
             else:
+                structlog.get_logger().error("killed by a third signal", signal=name, status=EXIT_FAILURE)
                 os._exit(EXIT_FAILURE)
 
 

@@ -30,7 +30,7 @@ import trio
 from dataclasses import dataclass, field
 from proto.configuration import Configuration, choice, option
 
-DEEDS = ("serve", "return", "fail", "refuse", "group", "bug", "stick", "shield")
+DEEDS = ("serve", "return", "fail", "refuse", "group", "bug", "stick", "shield", "drain")
 
 class Refused(Exception):
     pass
@@ -57,6 +57,12 @@ async def main(configuration, shell_of_it):
         case "stick":
             log.info("serving")
             await trio.sleep_forever()
+        case "drain":
+            log.info("serving")
+            await shell_of_it.shutdown_requested.wait()
+            await trio.lowlevel.wait_readable(0)
+            log.info("drained")
+            return shell.EXIT_OK
         case "shield":
             log.info("serving")
             with trio.CancelScope(shield=True):
@@ -119,6 +125,7 @@ async def running(program: Path, *arguments: str, **environ: str) -> AsyncIterat
         process = await trio.lowlevel.open_process(
             [sys.executable, "-W", "error", str(program), *arguments],
             env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+            stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
         try:
@@ -128,6 +135,8 @@ async def running(program: Path, *arguments: str, **environ: str) -> AsyncIterat
                 process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
+                assert process.stdin is not None
+                await process.stdin.aclose()
                 assert process.stderr is not None
                 await process.stderr.aclose()
 
@@ -145,7 +154,21 @@ async def test_a_signal_lets_the_program_drain_and_exit_0(program: Path, number:
         assert it.lines[2]["signal"] == number.name
 
 
-async def test_a_second_signal_cancels(program: Path) -> None:
+async def test_a_second_signal_does_not_make_an_orderly_end_a_failure(program: Path) -> None:
+    async with running(program, "--deed", "drain") as it:
+        await it.logged("serving")
+        it.process.send_signal(signal.SIGTERM)
+        await it.logged("stopping")
+        it.process.send_signal(signal.SIGTERM)
+        await it.logged("told again to stop")
+        assert it.process.stdin is not None
+        await it.process.stdin.aclose()
+        await it.logged("stopped")
+        assert await it.process.wait() == 0
+        assert [line["event"] for line in it.lines[-2:]] == ["drained", "stopped"]
+
+
+async def test_a_second_signal_cuts_off_what_does_not_end(program: Path) -> None:
     async with running(program, "--deed", "stick") as it:
         await it.logged("serving")
         it.process.send_signal(signal.SIGTERM)
@@ -153,6 +176,9 @@ async def test_a_second_signal_cancels(program: Path) -> None:
         it.process.send_signal(signal.SIGTERM)
         await it.logged("stopped")
         assert await it.process.wait() == 1
+        cut_off = it.lines[-2]
+        assert cut_off["event"] == "cut off: what was under way is not finished"
+        assert cut_off["after"] == "a second signal"
 
 
 async def test_a_third_signal_kills_what_cannot_be_cancelled(program: Path) -> None:
@@ -161,8 +187,9 @@ async def test_a_third_signal_kills_what_cannot_be_cancelled(program: Path) -> N
         it.process.send_signal(signal.SIGINT)
         await it.logged("stopping")
         it.process.send_signal(signal.SIGINT)
-        await it.logged("stopping at once")
+        await it.logged("told again to stop")
         it.process.send_signal(signal.SIGINT)
+        await it.logged("killed by a third signal")
         assert await it.process.wait() == 1
 
 
