@@ -174,12 +174,15 @@ async def open_audience(workload: Workload) -> AsyncIterator[Audience]:
 
 async def _begin_all(watches: Sequence[Watch]) -> None:
     """Entering a watch waits until a server has begun it; all at once."""
+    failure: str | None = None
     try:
         with trio.move_on_after(READY_TIMEOUT_S) as scope:
             async with trio.open_nursery() as nursery:
                 for watch in watches:
                     nursery.start_soon(watch.__aenter__)
     except* KeyValueError as group:
-        raise NoServer(f"the watches could not be begun: {group.exceptions[0]}") from None
+        failure = str(group.exceptions[0])
+    if failure is not None:
+        raise NoServer(f"the watches could not be begun: {failure}")
     if scope.cancelled_caught:
         raise NoServer(f"the watches were not begun after {READY_TIMEOUT_S:g} s")

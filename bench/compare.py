@@ -93,6 +93,7 @@ def compare(
     flags = (QUICK if quick else FULL) | {name: value for name, value in given.items() if value is not None}
     base = directory or Path(tempfile.gettempdir())
     document: dict[str, Any] = {}
+    failed = False
     try:
         binary = etcd.find()
         peer_load = PeerLoad(peer_load_command) if peer_load_command else None
@@ -114,9 +115,10 @@ def compare(
             finally:
                 guard.close()
     except* (ClusterFailed, DiskRefused, LoadFailed, NoServer) as failures:
+        failed = True
         click.echo(f"Error: {first_error(failures)}", err=True)
-        if not document.get("runs"):
-            sys.exit(1)
+    if failed and not document.get("runs"):
+        sys.exit(1)
     if not document["runs"]:
         raise click.ClickException("interrupted before the first run was over")
     _publish(document, json_path, markdown_path, plot_path)

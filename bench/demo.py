@@ -22,6 +22,7 @@ import click
 import trio
 
 from bench import process
+from bench.flags import first_error
 from bench.records import ClusterRecord, NodeRecord, read_record, record_path, replace_pid
 from bench.serving import until_leader_known
 from clientctl.client import Client
@@ -33,6 +34,7 @@ STEP_BOUND_S = 60.0
 WRITERS = 8
 MEASURE_S = 2.0
 CLIENTS = (1, 64)
+INTERRUPTED = 130
 VALUE = b"v" * 256
 
 
@@ -309,14 +311,17 @@ async def show_figures(proxy: str, gap_ms: float) -> None:
 
 
 def run_in(directory: Path, story: Callable[[Path], Awaitable[None]]) -> None:
+    last_words: str | int | None = None
     try:
         trio.run(story, directory)
     except* DemonstrationFailed as failed:
-        sys.exit(f"bench demo: {failed.exceptions[0]}")
+        last_words = f"bench demo: {first_error(failed)}"
     except* trio.TooSlowError:
-        sys.exit(f"bench demo: a step took longer than {STEP_BOUND_S:.0f} s; is this machine very busy?")
+        last_words = f"bench demo: a step took longer than {STEP_BOUND_S:g} s; is this machine very busy?"
     except* KeyboardInterrupt:
-        sys.exit(130)
+        last_words = INTERRUPTED
+    if last_words is not None:
+        sys.exit(last_words)
 
 
 @click.command()

@@ -232,11 +232,14 @@ def _run(
         timeout_s=timeout,
         **flags,
     )
+    failure: str | None = None
     try:
         figures = _disk_figures(disk_directory, workload.endpoints)
         result = trio.run(_measure, workload, processes, fill_keys)
     except* (NoServer, LoadFailed, DiskRefused) as failures:
-        raise click.ClickException(first_error(failures)) from None
+        failure = first_error(failures)
+    if failure is not None:
+        raise click.ClickException(failure)
     document = load_document(workload, processes, result, figures)
     click.echo(summary(document), err=str(json_path) == "-")
     if json_path is not None:

@@ -129,11 +129,15 @@ class FailoverRun:
 
     async def _verify(self, probe: Probe) -> Verdict:
         keys = {write.key for write in probe.writes}
+        failure: str | None = None
         try:
             async with Client(self.subject.endpoints) as client:
-                return check(probe.writes, await read_histories(client, keys))
+                histories = await read_histories(client, keys)
         except* KeyValueError as group:
-            raise ClusterFailed(f"the keys could not be read back: {group.exceptions[0]}") from None
+            failure = str(group.exceptions[0])
+        if failure is not None:
+            raise ClusterFailed(f"the keys could not be read back: {failure}")
+        return check(probe.writes, histories)
 
     @asynccontextmanager
     async def _first_commit_watch(self, old_term: int) -> AsyncIterator["_FirstCommit"]:

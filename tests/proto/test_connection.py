@@ -117,12 +117,14 @@ async def main(how):
                 await trio.sleep_forever()
         nursery.cancel_scope.cancel()
 
+status = 0
 try:
     trio.run(main, sys.argv[1])
 except* KeyboardInterrupt:
-    sys.exit(6)
+    status = 6
 except* SystemExit:
-    sys.exit(5)
+    status = 5
+sys.exit(status)
 """
 
 
