@@ -48,6 +48,7 @@ class Launcher:
         self._directory = directory
         self._planned = planned
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._log_offsets: dict[str, int] = {}
         self._serving = False
 
     async def run(self) -> None:
@@ -68,8 +69,11 @@ class Launcher:
             await self._stop()
 
     def _start(self, planned: NodeRecord | ProxyRecord) -> None:
+        log = Path(planned.log)
         try:
-            self._processes[planned.name] = process.start(planned.argv, Path(planned.log))
+            # What stands there already is of earlier runs.
+            self._log_offsets[planned.name] = log.stat().st_size if log.exists() else 0
+            self._processes[planned.name] = process.start(planned.argv, log)
         except OSError as error:
             raise LaunchFailed(f"cannot start {planned.name}: {error}") from None
 
@@ -97,25 +101,51 @@ class Launcher:
         status = await process.wait(child)
         text = f"{planned.name} (pid {child.pid}) {process.how_it_ended(status)}; its log is {planned.log}"
         if not self._serving:
-            raise LaunchFailed(f"{text}: {_last_line(Path(planned.log))}")
+            raise LaunchFailed(f"{text}: {reason_in(Path(planned.log), self._log_offsets[planned.name])}")
         click.echo(text, err=True)
 
     async def _stop(self) -> None:
         """End our own processes, and those that others started in place of dead ones."""
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
-                for child in self._processes.values():
-                    nursery.start_soon(process.stop, child, STOP_TIMEOUT_S)
+                for name, child in self._processes.items():
+                    nursery.start_soon(stop_and_tell, name, child, STOP_TIMEOUT_S)
                 if self._serving:
                     for record in read_record(self._directory).processes:
                         if record.pid != self._processes[record.name].pid:
-                            nursery.start_soon(process.stop_stranger, record.pid, record.argv, STOP_TIMEOUT_S)
+                            nursery.start_soon(self._stop_successor, record)
             record_path(self._directory).unlink(missing_ok=True)
 
+    @staticmethod
+    async def _stop_successor(record: NodeRecord | ProxyRecord) -> None:
+        if await process.stop_stranger(record.pid, record.argv, STOP_TIMEOUT_S):
+            click.echo(_killed(record.name, record.pid, STOP_TIMEOUT_S), err=True)
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "(empty)"
+
+async def stop_and_tell(name: str, child: "subprocess.Popen[bytes]", timeout_s: float) -> None:
+    """Stop a child that may have ended already; say so when it does not end in order."""
+    if child.poll() is not None:
+        return
+    status = await process.stop(child, timeout_s)
+    if status == -signal.SIGKILL:
+        click.echo(_killed(name, child.pid, timeout_s), err=True)
+    elif status not in (0, -signal.SIGTERM):  # which ends a program that is not yet up
+        click.echo(f"{name} (pid {child.pid}) {process.how_it_ended(status)} when it was stopped", err=True)
+
+
+def _killed(name: str, pid: int, timeout_s: float) -> str:
+    return f"{name} (pid {pid}) did not stop within {timeout_s:g} s of SIGTERM: killed by SIGKILL"
+
+
+def reason_in(log: Path, offset: int) -> str:
+    """Why a program ended, from what it wrote behind `offset`: its last line that is meant for people, or
+    that failing its last one."""
+    with log.open("rb") as file:
+        file.seek(offset)
+        lines = file.read().decode(errors="replace").split("\n")
+    lines = [line.strip() for line in lines if line.strip()]
+    plain = [line for line in lines if not line.startswith("{")]
+    return (plain or lines or ["it wrote nothing"])[-1]
 
 
 def _summary(record: ClusterRecord) -> str:

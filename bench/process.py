@@ -67,26 +67,28 @@ async def stop(process: "subprocess.Popen[bytes]", timeout_s: float) -> int:
     return process.wait()
 
 
-async def stop_stranger(pid: int, argv: Sequence[str], timeout_s: float) -> None:
-    """Stop a process that is not our child, if `pid` still is the process that `argv` started."""
+async def stop_stranger(pid: int, argv: Sequence[str], timeout_s: float) -> bool:
+    """Stop a process that is not our child, if `pid` still is the process that `argv` started; whether that
+    took a SIGKILL."""
     with trio.CancelScope(shield=True):
         try:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
-            return
+            return False
         try:
             if not _runs(pid, argv):
-                return
+                return False
             signal.pidfd_send_signal(descriptor, signal.SIGTERM)
             with trio.move_on_after(timeout_s):
                 await trio.lowlevel.wait_readable(descriptor)
-                return
+                return False
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             await trio.lowlevel.wait_readable(descriptor)
         except ProcessLookupError:
-            return
+            return False
         finally:
             os.close(descriptor)
+    return True
 
 
 def _runs(pid: int, argv: Sequence[str]) -> bool:

@@ -69,11 +69,11 @@ async def test_a_stranger_is_stopped_only_when_the_pid_still_is_the_same_program
     argv = [sys.executable, "-c", STUBBORN]
     child = process.start(argv, tmp_path / "log")
     await until_text(tmp_path / "log", "up")
-    await process.stop_stranger(child.pid, ["/bin/something", "else"], timeout_s=0.1)
+    assert not await process.stop_stranger(child.pid, ["/bin/something", "else"], timeout_s=0.1)
     assert child.poll() is None
-    await process.stop_stranger(child.pid, argv, timeout_s=0.1)
+    assert await process.stop_stranger(child.pid, argv, timeout_s=0.1)
     assert await process.wait(child) == -signal.SIGKILL
-    await process.stop_stranger(child.pid, argv, timeout_s=0.1)
+    assert not await process.stop_stranger(child.pid, argv, timeout_s=0.1)
 
 
 def test_an_end_is_told_in_words() -> None:
