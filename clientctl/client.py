@@ -5,13 +5,12 @@ messages (`proto.rpc_pb2`: PutResponse, RangeResponse, …), typed by their stub
 """
 
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
 import trio
-from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
 from clientctl import link as links
@@ -28,7 +27,7 @@ from clientctl.config import (
     WatchLimits,
 )
 from clientctl.election import Election
-from clientctl.endpoints import parse_endpoint
+from clientctl.endpoints import parse_endpoints
 from clientctl.errors import (
     KeyValueError,
     OutcomeUnknown,
@@ -37,6 +36,7 @@ from clientctl.errors import (
 )
 from clientctl.inquiries import Inquiries
 from clientctl.leases import Lease, LeaseKeeper, renew_once
+from clientctl.lifetime import CLOSED, Lifetime
 from clientctl.pipeline import Pipeline
 from clientctl.requests import (
     Consistency,
@@ -45,6 +45,7 @@ from clientctl.requests import (
     SortOrder,
     SortTarget,
     WatchFilter,
+    check_nesting,
     delete_request,
     is_read_only,
     put_request,
@@ -86,27 +87,16 @@ from proto.session_pb2 import Command
 
 _Reply = TypeVar("_Reply", bound=Message)
 
-_METHODS: Mapping[type, MethodDescriptor] = {
-    PutRequest: links.KV["Put"],
-    RangeRequest: links.KV["Range"],
-    DeleteRangeRequest: links.KV["DeleteRange"],
-    TxnRequest: links.KV["Txn"],
-    CompactionRequest: links.KV["Compact"],
-    LeaseGrantRequest: links.LEASE["LeaseGrant"],
-    LeaseRevokeRequest: links.LEASE["LeaseRevoke"],
-    LeaseTimeToLiveRequest: links.LEASE["LeaseTimeToLive"],
-    LeaseLeasesRequest: links.LEASE["LeaseLeases"],
-}
-
 
 class Client(Inquiries):
     """A client of proxyd, of raftd nodes, or of etcd. Use it as an async context manager, from any number
     of tasks.
 
     `endpoints`: "host:port" or "http://host:port" each; the first that works is used, and the next when it
-    breaks. With raftd nodes the client moves to the leader by itself. Raises ValueError for what is not an
-    endpoint. `timeout`: seconds for each operation that names none. `dial_timeout`: seconds without any
-    connection after which waiting operations fail; without it they wait for their own timeouts.
+    breaks. With raftd nodes the client moves to the leader by itself. `timeout`: seconds for each operation
+    that names none. `dial_timeout`: seconds without any connection after which waiting operations fail;
+    without it they wait for their own timeouts. Arguments that make no sense, here and in every operation,
+    raise ValueError or TypeError.
 
     Writes are exactly-once over any change of connection or leader while the client lives; against etcd,
     which has no sessions, a write is sent once. Every operation raises `clientctl.errors.NotDone` (surely
@@ -129,8 +119,8 @@ class Client(Inquiries):
         watch_limits: WatchLimits | None = None,
         lease_limits: LeaseLimits | None = None,
     ) -> None:
+        addresses = parse_endpoints(endpoints)
         super().__init__(endpoints, timeout, dial)
-        addresses = [parse_endpoint(endpoint) for endpoint in endpoints]
         self._limits = limits or ClientLimits()
         self._lease_limits = lease_limits or LeaseLimits()
         self._pipeline = Pipeline(pipeline_limits)
@@ -142,8 +132,10 @@ class Client(Inquiries):
         self._watches = WatchStreams(self._watch_link, watch_limits or WatchLimits())
         self._keeper = LeaseKeeper(self._side_link, self._lease_limits)
         self._stack = AsyncExitStack()
+        self._lifetime = Lifetime()
 
     async def __aenter__(self) -> Self:
+        self._lifetime.begin()
         async with AsyncExitStack() as stack:
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)
@@ -151,6 +143,7 @@ class Client(Inquiries):
                 nursery.start_soon(part.run)
             nursery.start_soon(self._watches.run)
             nursery.start_soon(self._keeper.run)
+            stack.callback(self._close)
             stack.push_async_exit(self._close_session)
             self._stack = stack.pop_all()
         return self
@@ -172,6 +165,11 @@ class Client(Inquiries):
         if kind is None and self._pipeline.connected:
             await self._session.close(trio.current_time() + self._limits.close_timeout_s)
 
+    def _close(self) -> None:
+        """Who still waits for an answer, in whichever task, is told now."""
+        self._lifetime.end()
+        self._pipeline.shut(errors.UNAVAILABLE, CLOSED)
+
     # Keys
 
     async def put(
@@ -192,7 +190,8 @@ class Client(Inquiries):
         ends with `lease`, or after `ttl` seconds, for which it gets a lease of its own; or with the lease
         that it has (`ignore_lease`); or never.
         """
-        assert not (lease and ttl), "lease and ttl exclude each other"
+        if lease and ttl:
+            raise ValueError("lease and ttl exclude each other")
         if ttl:
             lease = (await self.lease_grant(ttl, timeout=timeout)).ID
         request = put_request(
@@ -318,6 +317,7 @@ class Client(Inquiries):
 
     def watch_request(self, request: WatchCreateRequest) -> Watch:
         """As `watch`, of a request that is built already."""
+        self._lifetime.check()
         return self._watches.make(request)
 
     async def compact(
@@ -389,6 +389,7 @@ class Client(Inquiries):
     ) -> AbstractAsyncContextManager[Lease]:
         """As `lease`, for one that is there and stays: granted or renewed for `ttl` seconds at `granted_at`
         (Trio's clock), or just now."""
+        self._lifetime.check()
         at = trio.current_time() if granted_at is None else granted_at
         return self._keeper.kept(lease_id, ttl, at)
 
@@ -429,6 +430,7 @@ class Client(Inquiries):
 
     async def execute_txn(self, request: TxnRequest, *, timeout: float | None = None) -> TxnResponse:
         """As `txn`."""
+        check_nesting(request)
         if is_read_only(request):
             return await self._read(request, TxnResponse(), timeout, 0)
         return await self._write(Command.TXN, request, TxnResponse(), timeout)
@@ -436,6 +438,7 @@ class Client(Inquiries):
     # Ways
 
     def _deadline(self, timeout: float | None) -> float:
+        self._lifetime.check()
         return trio.current_time() + (self._timeout if timeout is None else timeout)
 
     async def _write(
@@ -476,7 +479,7 @@ class Client(Inquiries):
         source = self._upstream if self._upstream.plain else self._side_link
         try:
             answer = await unary.call(
-                source, self._limits, _METHODS[type(request)], request, deadline, is_read=is_read
+                source, self._limits, links.METHOD_OF[type(request)], request, deadline, is_read=is_read
             )
         except KeyValueError as error:
             raise self._explained(error, source.last_error) from None

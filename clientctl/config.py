@@ -94,6 +94,10 @@ DIAL_TIMEOUT_S: Final = 2.0
 VALUE_BYTES_MAX: Final = 64 << 20
 """The largest value that `put` reads from standard input; what a server takes is for the server to say."""
 
+TXN_NESTING_MAX: Final = 40
+"""Transactions within one another. protobuf reads messages up to 100 deep: a request with 50 of them, and the
+reply to one with 49, it does not."""
+
 TXN_LINE_BYTES_MAX: Final = 64 << 20
 """The longest line of a transaction."""
 

@@ -30,6 +30,15 @@ def parse_endpoint(text: str) -> str:
     return address
 
 
+def parse_endpoints(endpoints: Sequence[str]) -> list[str]:
+    """The addresses to dial, at least one. Raises ValueError or TypeError."""
+    if isinstance(endpoints, str):
+        raise TypeError(f"endpoints are a list of str, such as [{endpoints!r}]")
+    if not endpoints:
+        raise ValueError("a client needs at least one endpoint")
+    return [parse_endpoint(endpoint) for endpoint in endpoints]
+
+
 class EndpointChoice:
     """Which address to dial next: the list in a circle, and the leader that a node named.
 

@@ -56,3 +56,16 @@ CLUSTER = _methods(rpc_pb2.DESCRIPTOR.services_by_name, "Cluster")
 MAINTENANCE = _methods(rpc_pb2.DESCRIPTOR.services_by_name, "Maintenance")
 SESSION = _methods(session_pb2.DESCRIPTOR.services_by_name, "Session")
 LEADER_TABLE = _methods(table_pb2.DESCRIPTOR.services_by_name, "LeaderTable")
+
+METHOD_OF: Mapping[type, MethodDescriptor] = {
+    rpc_pb2.PutRequest: KV["Put"],
+    rpc_pb2.RangeRequest: KV["Range"],
+    rpc_pb2.DeleteRangeRequest: KV["DeleteRange"],
+    rpc_pb2.TxnRequest: KV["Txn"],
+    rpc_pb2.CompactionRequest: KV["Compact"],
+    rpc_pb2.LeaseGrantRequest: LEASE["LeaseGrant"],
+    rpc_pb2.LeaseRevokeRequest: LEASE["LeaseRevoke"],
+    rpc_pb2.LeaseTimeToLiveRequest: LEASE["LeaseTimeToLive"],
+    rpc_pb2.LeaseLeasesRequest: LEASE["LeaseLeases"],
+}
+"""The unary method that takes a request."""

@@ -1,11 +1,13 @@
 """etcd requests from Python values: what the client library and the command line both build.
 
-Keys and values are bytes; a str stands for its UTF-8 encoding. Nothing is checked here that a server decides.
+Keys and values are bytes; a str stands for its UTF-8 encoding. Nothing is checked here that a server decides;
+what is no request at all raises ValueError or TypeError.
 """
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal, TypeVar
 
+from clientctl.config import TXN_NESTING_MAX
 from proto.rpc_pb2 import (
     Compare,
     DeleteRangeRequest,
@@ -23,6 +25,7 @@ SortOrder = Literal["none", "ascend", "descend"]
 CompareTarget = Literal["version", "create", "mod", "value", "lease"]
 Comparison = Literal["=", "!=", "<", ">"]
 WatchFilter = Literal["noput", "nodelete"]
+_Value = TypeVar("_Value")
 Operation = PutRequest | RangeRequest | DeleteRangeRequest | TxnRequest
 
 _SORT_TARGETS = {
@@ -38,6 +41,7 @@ _SORT_ORDERS = {
     "descend": RangeRequest.DESCEND,
 }
 _FILTERS = {"noput": WatchCreateRequest.NOPUT, "nodelete": WatchCreateRequest.NODELETE}
+_SERIALIZABLE = {"linearizable": False, "serializable": True}
 _COMPARISONS = {
     "=": Compare.EQUAL,
     "!=": Compare.NOT_EQUAL,
@@ -56,9 +60,8 @@ def prefix_end(prefix: bytes) -> bytes:
 
 def key_range(key: Data, range_end: Data | None, *, prefix: bool, from_key: bool) -> tuple[bytes, bytes]:
     r"""`key` and `range_end` as etcd wants them. An empty key with `prefix` or `from_key` is every key."""
-    assert sum((range_end is not None, prefix, from_key)) <= 1, (
-        "range_end, prefix and from_key exclude each other"
-    )
+    if sum((range_end is not None, prefix, from_key)) > 1:
+        raise ValueError("range_end, prefix and from_key exclude each other")
     start = to_bytes(key)
     if prefix:
         return (start, prefix_end(start)) if start else (b"\0", b"\0")
@@ -112,9 +115,9 @@ def range_request(
         range_end=end,
         limit=limit,
         revision=revision,
-        sort_target=_SORT_TARGETS[sort_by],
-        sort_order=_SORT_ORDERS[order],
-        serializable=consistency == "serializable",
+        sort_target=_choice("sort_by", _SORT_TARGETS, sort_by),
+        sort_order=_choice("order", _SORT_ORDERS, order),
+        serializable=_choice("consistency", _SERIALIZABLE, consistency),
         keys_only=keys_only,
         count_only=count_only,
         min_mod_revision=min_mod_revision,
@@ -156,7 +159,7 @@ def watch_request(
         range_end=end,
         start_revision=start_revision,
         prev_kv=prev_kv,
-        filters=[_FILTERS[name] for name in filters],
+        filters=[_choice("filters", _FILTERS, name) for name in filters],
         progress_notify=progress_notify,
         fragment=fragment,
     )
@@ -167,11 +170,13 @@ def compare(key: Data, target: CompareTarget, comparison: Comparison, value: int
 
     `value` is a number for every target but "value", which takes bytes or str.
     """
-    result, start = _COMPARISONS[comparison], to_bytes(key)
+    result, start = _choice("comparison", _COMPARISONS, comparison), to_bytes(key)
     if target == "value":
-        assert not isinstance(value, int), "a value is compared with bytes or str"
+        if isinstance(value, int):
+            raise TypeError("a value is compared with bytes or str")
         return Compare(result=result, target=Compare.VALUE, key=start, value=to_bytes(value))
-    assert isinstance(value, int), f"a key's {target} is compared with a number"
+    if not isinstance(value, int):
+        raise TypeError(f"a key's {target} is compared with a number")
     match target:
         case "version":
             return Compare(result=result, target=Compare.VERSION, key=start, version=value)
@@ -181,12 +186,15 @@ def compare(key: Data, target: CompareTarget, comparison: Comparison, value: int
             return Compare(result=result, target=Compare.MOD, key=start, mod_revision=value)
         case "lease":
             return Compare(result=result, target=Compare.LEASE, key=start, lease=value)
+        case _:
+            raise ValueError(f"target: {target!r} is none of version, create, mod, value, lease")
 
 
 def txn_request(
     conditions: Iterable[Compare], success: Iterable[Operation] = (), failure: Iterable[Operation] = ()
 ) -> TxnRequest:
-    """A transaction: the operations of `success` when all `conditions` hold, those of `failure` otherwise."""
+    """A transaction: the operations of `success` when all `conditions` hold, those of `failure` otherwise.
+    They may be transactions, TXN_NESTING_MAX within one another."""
     return TxnRequest(
         compare=conditions,
         success=[_request_op(operation) for operation in success],
@@ -207,7 +215,27 @@ def to_bytes(data: Data) -> bytes:
     """A str as UTF-8; surrogate escapes, with which a command line carries other bytes, become those
     bytes.
     """
-    return data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
+    if isinstance(data, str):
+        return data.encode("utf-8", "surrogateescape")
+    if not isinstance(data, bytes):
+        raise TypeError(f"keys and values are bytes or str, and not {type(data).__name__}")
+    return data
+
+
+def check_nesting(request: TxnRequest, above: int = 0) -> None:
+    """Raises ValueError when the transactions in `request` and the `above` around it are too many within one
+    another."""
+    if above > TXN_NESTING_MAX:
+        raise ValueError(f"more than {TXN_NESTING_MAX} transactions within one another")
+    for operation in (*request.success, *request.failure):
+        if operation.WhichOneof("request") == "request_txn":
+            check_nesting(operation.request_txn, above + 1)
+
+
+def _choice(name: str, values: Mapping[str, _Value], choice: str) -> _Value:
+    if choice not in values:
+        raise ValueError(f"{name}: {choice!r} is none of {', '.join(values)}")
+    return values[choice]
 
 
 def _request_op(operation: Operation) -> RequestOp:
@@ -219,4 +247,7 @@ def _request_op(operation: Operation) -> RequestOp:
         case DeleteRangeRequest():
             return RequestOp(request_delete_range=operation)
         case TxnRequest():
+            check_nesting(operation, 1)
             return RequestOp(request_txn=operation)
+        case _:
+            raise TypeError(f"{type(operation).__name__} is no operation of a transaction")

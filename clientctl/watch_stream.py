@@ -9,6 +9,7 @@ import trio
 
 from clientctl.config import WatchLimits
 from clientctl.errors import Compacted, InvalidRequest, WatchCanceled, not_done
+from clientctl.lifetime import CLOSED
 from clientctl.link import WATCH, Link
 from clientctl.shared_link import SharedLink
 from clientctl.watch import Stage, Watch
@@ -49,6 +50,7 @@ class WatchStreams:
         self._live: dict[int, Watch] = {}
         self._last_id = 0
         self._progress_wanted = False
+        self._closed = False
         self._work = trio.Event()
 
     def make(self, request: WatchCreateRequest) -> Watch:
@@ -67,7 +69,8 @@ class WatchStreams:
                     self._work = trio.Event()
                 await self._serve()
         finally:
-            self._end_all(trio.ClosedResourceError("the client is closed"))
+            self._closed = True
+            self._end_all(trio.ClosedResourceError(CLOSED))
 
     async def _serve(self) -> None:
         """Over one connection."""
@@ -87,6 +90,9 @@ class WatchStreams:
     # For watches
 
     def add(self, watch: Watch) -> None:
+        if self._closed:
+            watch.end(trio.ClosedResourceError(CLOSED))
+            return
         if len(self._watches) >= self._limits.watches_max:
             watch.end(not_done(errors.RESOURCE_EXHAUSTED, "clientctl: too many watches"))
             return

@@ -9,6 +9,7 @@ from clientctl.errors import InvalidRequest, KeyValueError, NotDone, OutcomeUnkn
 from clientctl.requests import compare, delete_request, put_request, range_request
 from proto import errors
 from proto.limits import REQUEST_BYTES_MAX
+from proto.rpc_pb2 import TxnRequest
 from tests.clientctl.servers import CLUSTER_ID, TERM, Network, Node, Store
 
 
@@ -313,3 +314,78 @@ async def test_leaving_ends_the_session(autojump_clock: MockClock) -> None:
     async with client_of(node) as client:
         await client.put("k", "v")
     assert node.writes == 3
+
+
+@pytest.mark.parametrize("state", ["never entered", "closed"])
+async def test_a_client_that_is_not_open_says_so_at_once(
+    autojump_clock: MockClock, node: Node, state: str
+) -> None:
+    client = client_of(node)
+    error: type[Exception] = RuntimeError
+    if state == "closed":
+        async with client:
+            await client.put("k", "v")
+            watch = client.watch("k")
+        error = trio.ClosedResourceError
+        with pytest.raises(error, match="closed"):
+            await watch.receive()
+        with pytest.raises(RuntimeError, match="once"):
+            await client.__aenter__()
+    for operate in (
+        lambda: client.put("k", "v"),
+        lambda: client.get("k"),
+        lambda: client.txn([], [put_request("k")]),
+        lambda: client.lease_grant(5),
+        lambda: client.leases(),
+        lambda: client.lease_keep_alive(1),
+        lambda: client.lock("l").__aenter__(),
+    ):
+        with pytest.raises(error, match=r"closed|not entered"):
+            await operate()
+    for begin in (lambda: client.watch("k"), lambda: client.keep_lease(1, 5)):
+        with pytest.raises(error, match=r"closed|not entered"):
+            begin()
+    assert trio.current_time() < 1
+
+
+async def test_closing_ends_what_waits_in_other_tasks(autojump_clock: MockClock) -> None:
+    node = Node(Store())
+    errors_seen: list[KeyValueError] = []
+
+    async def write(client: Client) -> None:
+        with pytest.raises(KeyValueError) as raised:
+            await client.put("k", "v", timeout=600)
+        errors_seen.append(raised.value)
+
+    async with trio.open_nursery() as nursery:
+        async with client_of(node) as client:
+            await client.put("k", "v")
+            node.silent = True
+            nursery.start_soon(write, client)
+            await trio.sleep(0.01)
+    assert trio.current_time() < 1
+    (error,) = errors_seen
+    assert isinstance(error, OutcomeUnknown)
+    assert "the client is closed" in str(error)
+
+
+async def test_arguments_that_make_no_sense(autojump_clock: MockClock) -> None:
+    with pytest.raises(ValueError, match="at least one endpoint"):
+        Client([])
+    with pytest.raises(TypeError, match="list of str"):
+        Client("127.0.0.1:2379")
+    deep = TxnRequest()
+    innermost = deep
+    for _ in range(50):
+        innermost = innermost.success.add().request_txn
+    async with client_of(Node(Store())) as client:
+        with pytest.raises(ValueError, match="exclude"):
+            await client.get("k", "m", prefix=True)
+        with pytest.raises(ValueError, match="exclude"):
+            await client.put("k", "v", lease=1, ttl=1)
+        with pytest.raises(ValueError, match="order"):
+            await client.get("k", order="foo")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="not NoneType"):
+            await client.put(None, "v")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="within one another"):
+            await client.execute_txn(deep)
