@@ -46,6 +46,7 @@ GC_THRESHOLDS: Final = (5_000, 5, 40)
 """Full collections a fifteenth as often as by Python's own (700, 10, 10): with 1,000 open streams each one
 holds up every thread, heartbeats included, for some 0.1 s, and finds a few dozen objects."""
 
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _SYSTEMD_SOCKET: Final = "NOTIFY_SOCKET"
 _DISTRIBUTION: Final = "raftd"
 
@@ -129,12 +130,30 @@ def run(
     structlog.get_logger().info("starting", program=program, pid=os.getpid(), **changed(configuration))
     known: dict[type[Exception], int] = {ConfigurationError: EXIT_USAGE, OSError: EXIT_FAILURE}
     known.update(exit_statuses or {})
+    shell = Shell(environ)
+    _ignore_signals_that_come_late(shell)
     try:
-        status = trio.run(_supervise, main, configuration, Shell(environ))
+        status = trio.run(_supervise, main, configuration, shell)
     except Exception as error:
         status = _explain(program, error, known)
+    if shell.shutdown_requested.is_set():
+        # The interpreter's own end resets handlers that are functions.
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     structlog.get_logger().info("stopped", program=program, status=status)
     return status
+
+
+def _ignore_signals_that_come_late(shell: Shell) -> None:
+    """What holds before Trio receives signals, the default, and after: an end in order stays one."""
+
+    def obey(number: int, frame: object) -> None:
+        if not shell.shutdown_requested.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    for number in _STOP_SIGNALS:
+        signal.signal(number, obey)
 
 
 async def _supervise(main: Callable[[Any, Shell], Awaitable[int]], configuration: Any, shell: Shell) -> int:
@@ -157,7 +176,7 @@ async def _obey_signals(
     shell: Shell, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """The first signal asks, the second hurries, the third kills."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
         task_status.started()
         async for number in signals:
             name = signal.Signals(number).name

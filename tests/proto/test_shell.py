@@ -30,7 +30,7 @@ import trio
 from dataclasses import dataclass, field
 from proto.configuration import Configuration, choice, option
 
-DEEDS = ("serve", "return", "fail", "refuse", "group", "bug", "stick", "shield", "drain")
+DEEDS = ("serve", "return", "fail", "refuse", "group", "bug", "stick", "shield", "drain", "linger")
 
 class Refused(Exception):
     pass
@@ -63,6 +63,10 @@ async def main(configuration, shell_of_it):
             await trio.lowlevel.wait_readable(0)
             log.info("drained")
             return shell.EXIT_OK
+        case "linger":
+            log.info("serving")
+            await shell_of_it.shutdown_requested.wait()
+            return shell.EXIT_OK
         case "shield":
             log.info("serving")
             with trio.CancelScope(shield=True):
@@ -76,8 +80,11 @@ async def main(configuration, shell_of_it):
     log.info("drained")
     return shell.EXIT_OK
 
-sys.exit(shell.run(Demo, "demo", "A demonstration.", main, exit_statuses={Refused:
-shell.EXIT_STORAGE_REFUSED}))
+status = shell.run(Demo, "demo", "A demonstration.", main, exit_statuses={Refused:
+shell.EXIT_STORAGE_REFUSED})
+if "linger" in sys.argv:
+    sys.stdin.read()
+sys.exit(status)
 """
 
 
@@ -166,6 +173,18 @@ async def test_a_second_signal_does_not_make_an_orderly_end_a_failure(program: P
         await it.logged("stopped")
         assert await it.process.wait() == 0
         assert [line["event"] for line in it.lines[-2:]] == ["drained", "stopped"]
+
+
+async def test_a_second_signal_after_an_orderly_end_changes_nothing(program: Path) -> None:
+    async with running(program, "--deed", "linger") as it:
+        await it.logged("serving")
+        it.process.send_signal(signal.SIGTERM)
+        await it.logged("stopped")
+        it.process.send_signal(signal.SIGTERM)
+        it.process.send_signal(signal.SIGINT)
+        assert it.process.stdin is not None
+        await it.process.stdin.aclose()
+        assert await it.process.wait() == 0
 
 
 async def test_a_second_signal_cuts_off_what_does_not_end(program: Path) -> None:
