@@ -1,12 +1,15 @@
 """What passes between the Trio thread and the grpc thread: bounded lanes of messages, inboxes of callbacks.
 
-Knows neither Trio nor asyncio nor grpc, only that there are two threads. Used by `proto.call` on the Trio
-side and `proto.bridge` on the other.
+Knows neither asyncio nor grpc, and of Trio only that Ctrl-C must not cut its work in two: a wake-up lost
+between two lines would be waited for for ever. Used by `proto.call` on the Trio side and `proto.bridge`
+on the other.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable
+
+from trio.lowlevel import enable_ki_protection
 
 from proto.options import STREAM_BYTES, STREAM_MESSAGES
 
@@ -28,6 +31,7 @@ class Inbox:
         self._callbacks: deque[Callable[[], object]] = deque()
         self._rung = False
 
+    @enable_ki_protection
     def post(self, callback: Callable[[], object]) -> None:
         self._callbacks.append(callback)
         # Without a lock: `run` clears the flag before it looks, so a callback is either seen or rings again.
@@ -82,6 +86,7 @@ class Lane:
         self._closed = False
         self._reader_waits = self._writer_waits = False
 
+    @enable_ki_protection
     def offer(self, message: bytes, *, will_wait: bool = False) -> bool:
         """Put `message` in if there is room. With `will_wait` a refused writer is woken once there is.
 
@@ -100,6 +105,7 @@ class Lane:
             self._wake_reader()
         return True
 
+    @enable_ki_protection
     def take(self) -> bytes | None:
         """The next message; None when there is none now, and then the reader is woken by the next one.
 
@@ -132,6 +138,7 @@ class Lane:
             self._wake_writer()
         return messages
 
+    @enable_ki_protection
     def close(self, *, discard: bool = False) -> None:
         """Nothing more may enter; what is inside may still be taken, unless it is discarded. Idempotent."""
         with self._lock:

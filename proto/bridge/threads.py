@@ -75,6 +75,7 @@ def trio_inbox() -> Inbox:
 class LoopTask:
     """A coroutine on the grpc thread, started from Trio and waited for there, by one task."""
 
+    @trio.lowlevel.enable_ki_protection
     def __init__(self, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> None:
         self._grpc, self._trio = GrpcThread.get(), trio_inbox()
         self._task: asyncio.Task[Any] | None = None
@@ -98,12 +99,14 @@ class LoopTask:
         if self._waiter is not None:
             trio.lowlevel.reschedule(self._waiter, outcome.Value(None))
 
+    @trio.lowlevel.enable_ki_protection
     def cancel(self) -> None:
         """Cancel the coroutine; `wait` still has to be awaited. Idempotent."""
         if not self._cancelled:
             self._cancelled = True
             self._grpc.inbox.post(lambda: self._task is None or self._task.cancel())
 
+    @trio.lowlevel.enable_ki_protection
     async def wait(self) -> Any:
         """The coroutine's result.
 

@@ -1,8 +1,10 @@
 """What passes between the threads: nothing lost, nothing doubled, bounded, and only those woken who wait."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
+import trio
 
 from proto.lane import Inbox, Lane, LaneClosed
 
@@ -172,3 +174,19 @@ def test_a_callback_that_posts_again_waits_for_its_turn() -> None:
     inbox.run()
     assert ran == [0, 1]
     assert len(rung) == 3
+
+
+async def test_an_interrupt_cannot_come_between_a_callback_and_its_ring() -> None:
+    """Ctrl-C raises KeyboardInterrupt between any two lines of a task, but not here: the inbox would count as
+    rung for ever, and nobody would come (hazard 82)."""
+    protected: list[bool] = []
+
+    def ring(run: Callable[[], None]) -> None:
+        protected.append(trio.lowlevel.currently_ki_protected())
+
+    assert not trio.lowlevel.currently_ki_protected()
+    Inbox(ring).post(lambda: None)
+    lane = Lane(lambda: ring(lambda: None), lambda: None, message_limit=4, bytes_limit=1000)
+    assert lane.take() is None
+    assert lane.offer(b"message")
+    assert protected == [True, True]
