@@ -159,7 +159,7 @@ def test_a_command_for_each_event(both: Both, level: int) -> None:
         etcd("put", "w", 'a "b"\\\n\u00a0\u2028')
         etcd("del", "w")
     shell = 'echo "$ETCD_WATCH_EVENT_TYPE $ETCD_WATCH_KEY $ETCD_WATCH_VALUE $ETCD_WATCH_REVISION"'
-    both_show(both, "simple", 9, "watch", f"--rev={level + 1}", "w", "--", "sh", "-c", shell)
+    both_show(both, "simple", 10, "watch", f"--rev={level + 1}", "w", "--", "sh", "-c", shell)
 
 
 def test_a_command_that_fails_ends_the_watch(both: Both, level: int) -> None:
