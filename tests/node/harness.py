@@ -1,7 +1,8 @@
 """Whole nodes in one process for tests: real Raft, real LMDB, links in memory.
 
-`InlineWriter` does what the writer thread does, on the Trio thread, so that a test under the autojump
-clock has nothing that runs behind the clock's back. It uses the real store and its real transactions.
+Unless a test asks for threads, `InlineWriter` does what the writer thread does, and reads run, on the Trio
+thread: under the autojump clock nothing runs behind the clock's back, which leaps while it waits for a
+thread. The store and its transactions are the real ones.
 """
 
 import random
@@ -9,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
+from unittest import mock
 
 import trio
 
@@ -20,6 +23,8 @@ from raftd.node import Node
 from raftd.proposals import Refusal, Submission
 from raftd.store import Completion, Member, Store, WriteJob, form_cluster
 from raftd.writing import Apply, Report, WriterThread
+
+T = TypeVar("T")
 
 
 class InlineWriter:
@@ -113,9 +118,27 @@ class Nodes:
         return []
 
 
+async def _run_at_once(function: Callable[..., T], *arguments: Any, **_: Any) -> T:
+    await trio.lowlevel.checkpoint()
+    return function(*arguments)
+
+
 @asynccontextmanager
 async def running_nodes(directory: Path, count: int = 3, *, threads: bool = False) -> AsyncIterator[Nodes]:
-    """With `threads` the real writer thread writes; then the test needs the real clock."""
+    """With `threads` real threads write and read; then the test needs the real clock."""
+    if threads:
+        async with _running_nodes(directory, count, WriterThread) as nodes:
+            yield nodes
+    else:
+        with mock.patch.object(trio.to_thread, "run_sync", _run_at_once):
+            async with _running_nodes(directory, count, InlineWriter) as nodes:
+                yield nodes
+
+
+@asynccontextmanager
+async def _running_nodes(
+    directory: Path, count: int, writer: type[WriterThread | InlineWriter]
+) -> AsyncIterator[Nodes]:
     stores: dict[int, Store] = {}
     for number in range(count):
         store = Store.open(directory / f"n{number}", tables=TABLES)
@@ -134,7 +157,7 @@ async def running_nodes(directory: Path, count: int = 3, *, threads: bool = Fals
                 RaftConfig(node_id, tuple(sorted(stores))),
                 store.recover(),
                 store,
-                partial(WriterThread if threads else InlineWriter, store),
+                partial(writer, store),
                 StateMachine(),
                 NodeLinks(network, node_id),
                 random.Random(node_id),
